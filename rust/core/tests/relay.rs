@@ -1069,3 +1069,50 @@ fn what_a_translated_frame_becomes_is_bounded_in_sum() {
     plane.assert_idle();
     assert_eq!(held(&plane, "memory"), 0);
 }
+
+#[test]
+fn a_translated_response_has_the_form_that_the_client_asked_for() {
+    const WHOLE: &str = r#"{"choices":[{"message":{"content":"ab"},"finish_reason":"stop"}]}"#;
+    const FRAMES: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"ab\"}}]}\n\n";
+    // An engine that sends the form and the type that the request's `max_tokens` says.
+    let engine = Engine::start(true, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let number = request.number("\"max_tokens\":");
+            let (is_whole, kind) = (number < 10, number % 10);
+            let body = if is_whole { WHOLE.to_owned() } else { format!("{FRAMES}{DONE}") };
+            let body = if number == 20 { FRAMES.to_owned() } else { body };
+            let kinds = ["text/event-stream", "application/json", "text/plain; charset=utf-8"];
+            let kind = kinds.get(kind).map(|kind| format!("Content-Type: {kind}\r\n"));
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\n{}Content-Length: {}\r\n\r\n{body}",
+                kind.unwrap_or_default(),
+                body.len()
+            );
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let ask = |number: u32, asked_stream: bool| {
+        let body = format!(
+            r#"{{"model":"m","stream":{asked_stream},"max_tokens":{number},"messages":[{{"role":"user","content":"a"}}]}}"#
+        );
+        let mut client = plane.connect();
+        client.write(request(&body).replace("/v1/completions", "/v1/messages").as_bytes());
+        let response = client.response();
+        let kind = response.field("content-type").unwrap_or_default().to_owned();
+        (response.status, kind, response.text())
+    };
+    for number in [0, 1, 2, 3, 10, 11, 12, 13] {
+        let (status, kind, text) = ask(number, true);
+        assert!(status == 200 && kind.starts_with("text/event-stream"), "{number}: {kind} {text}");
+        assert!(text.contains(r#""text":"ab""#) && text.contains("event: message_stop"), "{text}");
+        let (status, kind, text) = ask(number, false);
+        assert_eq!((status, &*kind), (200, "application/json"), "{number}: {text}");
+        assert!(text.contains(r#"[{"type":"text","text":"ab"}]"#), "{text}");
+    }
+    let (status, kind, text) = ask(20, false);
+    assert_eq!((status, &*kind), (502, "application/json"), "cut off: {text}");
+    plane.assert_idle();
+}

@@ -1,20 +1,57 @@
 //! `api::messages` against the rules that Anthropic's SDKs rely on, by an accumulator written from
 //! them: events in order, one block open at a time, no gap in the indexes.
 
-use sans_io::api::messages::{MessageStream, count_request, count_response, request, response};
+use std::collections::HashSet;
+
+use sans_io::api::messages::{
+    Assembly, HistoryIds, MessageStream, Origin, count_request, count_response, finite, request,
+    response,
+};
 use sans_io::codec::sse::frames;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 /// The bytes as a body and as a chat stream. Panics when something comes out that is no JSON or no
-/// Message's stream, or when the stream's events depend on how its frames arrive.
+/// Message, when the stream's events depend on how its frames arrive, or when a Message depends on
+/// the form in which it is told.
 pub(crate) fn check(data: &[u8]) {
     for body in [request(data, "m"), count_request(data, "m")].into_iter().flatten() {
         is_object(&body);
     }
-    for body in [response(data, "m"), count_response(data)].into_iter().flatten() {
+    if let Ok(body) = count_response(data) {
         is_object(&body);
     }
+    check_whole(data);
+    if let Some(data) = finite(data) {
+        assert!(finite(&data).is_none());
+        check_whole(&data);
+    }
+    check_stream(data);
+}
+
+/// The bytes as a whole chat completion.
+fn check_whole(data: &[u8]) {
+    let mut events = Vec::new();
+    let told = MessageStream::new(origin()).whole(data, &mut events);
+    let whole = response(data, &origin());
+    assert_eq!(told.is_ok(), whole.is_ok(), "one form takes it, and the other does not");
+    let Ok(whole) = whole else {
+        return assert!(events.is_empty(), "events of what is no completion");
+    };
+    let whole = value(std::str::from_utf8(&whole).expect("text"));
+    let content = whole["content"].as_array().expect("blocks");
+    content.iter().for_each(check_block);
+    check_ids(content);
+    let told = accumulate(&events);
+    if told.end == End::Stopped && told.content.iter().all(|block| !block["input"].is_string()) {
+        assert_eq!(&told.content, content, "told as events");
+        assert_eq!(told.stop_reason, whole["stop_reason"]);
+        assert_eq!(told.usage, whole["usage"]);
+    }
+}
+
+/// The bytes as a stream of chunks.
+fn check_stream(data: &[u8]) {
     let (events, ended) = translated(&[data]);
     let mut pieces: Vec<&[u8]> = frames(data).collect();
     let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -26,11 +63,74 @@ pub(crate) fn check(data: &[u8]) {
     );
     let message = accumulate(&events);
     assert_eq!(ended, message.end != End::Open, "`end` tells of another end than the events");
+    check_ids(&message.content);
+    let mut assembly = Assembly::default();
+    assembly.feed(&events);
+    let assembled = assembly.end();
+    assert_eq!(assembled.is_ok(), message.end == End::Stopped);
+    if let Ok(assembled) = assembled {
+        let assembled = value(std::str::from_utf8(&assembled).expect("text"));
+        let content = assembled["content"].as_array().expect("blocks");
+        content.iter().for_each(check_block);
+        for (block, told) in content.iter().zip(&message.content) {
+            if told["input"].is_string() {
+                assert!(is_cut_off(&told["input"]) == (block["input"] == json!({})));
+            } else {
+                assert_eq!(block, told, "put together");
+            }
+        }
+        assert_eq!(content.len(), message.content.len());
+        assert_eq!(
+            (&assembled["stop_reason"], &assembled["stop_sequence"], &assembled["usage"]),
+            (&message.stop_reason, &message.stop_sequence, &message.usage)
+        );
+    }
+}
+
+/// Whether the text is no object.
+fn is_cut_off(input: &Value) -> bool {
+    input.as_str().is_some_and(|input| serde_json::from_str::<&RawValue>(input).is_err())
+}
+
+/// What the Messages of this check have of their requests.
+pub(crate) fn origin() -> Origin {
+    let history = HistoryIds::default();
+    Origin { model: "public".into(), message_id: "msg_1".to_owned(), history }
+}
+
+/// A block of a whole Message.
+fn check_block(block: &Value) {
+    let keys: Vec<&str> = block.as_object().expect("a block").keys().map(String::as_str).collect();
+    match block["type"].as_str() {
+        Some("text") => assert!(block["text"].is_string() && keys.len() == 2, "{block}"),
+        Some("thinking") => assert!(
+            block["thinking"].is_string() && block["signature"].is_string() && keys.len() == 3,
+            "{block}"
+        ),
+        Some("tool_use") => assert!(
+            block["id"].is_string()
+                && block["name"].is_string()
+                && (block["input"].is_object() || !block["input"].is_null())
+                && keys.len() == 4,
+            "{block}"
+        ),
+        _ => panic!("a block that no client knows: {block}"),
+    }
+}
+
+/// Ids are of Anthropic's pattern, and each its call's own.
+fn check_ids(content: &[Value]) {
+    let ids: Vec<&str> = content.iter().filter_map(|block| block["id"].as_str()).collect();
+    for id in &ids {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        assert!(!id.is_empty() && id.bytes().all(fits), "{id}");
+    }
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "{ids:?}");
 }
 
 /// A stream's events when its bytes come in these pieces, and what `end` said.
 pub(crate) fn translated(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
-    let mut stream = MessageStream::new("public", "msg_1");
+    let mut stream = MessageStream::new(origin());
     let mut events = Vec::new();
     for piece in pieces {
         stream.feed(piece, &mut events);

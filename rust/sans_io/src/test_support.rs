@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::{
-    messages::MessageStream,
+    messages::{HistoryIds, MessageStream, Origin},
     rerank,
     transform::{Document, FrameEdits, Transform},
     usage::Timings,
@@ -122,7 +122,14 @@ pub struct Rewriting(Transform);
 impl Rewriting {
     /// A chat completion that becomes a Message.
     pub fn message(answer: &[u8]) -> Self {
-        Self::of(Document::Message { model: "public".into() }, answer)
+        let origin = Box::new(origin());
+        Self::of(Document::Message { origin, events: false }, answer)
+    }
+
+    /// A chat completion that becomes a Message's events.
+    pub fn events(answer: &[u8]) -> Self {
+        let origin = Box::new(origin());
+        Self::of(Document::Message { origin, events: true }, answer)
     }
 
     /// A ranking in Jina's shape.
@@ -147,13 +154,24 @@ impl Rewriting {
     }
 }
 
+/// What a Message has of its request.
+pub fn origin() -> Origin {
+    let history = HistoryIds::default();
+    Origin { model: "public".into(), message_id: "msg_1".to_owned(), history }
+}
+
+/// The edits that make a stream of chat completions one of a Message's events.
+pub(crate) fn translated_frames() -> FrameEdits {
+    let translate = Some(Box::new(MessageStream::new(origin())));
+    FrameEdits { translate, ..FrameEdits::default() }
+}
+
 /// A stream of chat completions that becomes one of a Message's events.
 pub struct Translating(Transform);
 
 impl Default for Translating {
     fn default() -> Self {
-        let translate = Some(Box::new(MessageStream::new("public", "msg_1")));
-        Self(Transform::events(FrameEdits { translate, ..FrameEdits::default() }))
+        Self(Transform::events(translated_frames()))
     }
 }
 

@@ -43,7 +43,6 @@ use sans_io::{
         transform::{Transform, TransformError},
     },
     codec::{
-        headers,
         http1::{ResponseHead, WireError},
         inflate::{self, Caps},
         response_fields::Sender,
@@ -79,7 +78,7 @@ impl<B> Outcome<B> {
 pub(crate) struct StartedResponse<B> {
     /// The engine's head.
     pub(crate) head: ResponseHead,
-    /// Whether the engine's `Content-Type` says so.
+    /// Whether the client gets one.
     pub(crate) is_event_stream: bool,
     /// The rest of the body.
     pub(crate) relay: Relay<B>,
@@ -175,7 +174,7 @@ where
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return upgraded(&context.parts().headers, head, exchange);
     }
-    let is_event_stream = headers::is_event_stream(&head.headers);
+    let is_event_stream = plan.is_event_stream(&head, exchange.upload().asks_stream());
     let relay = relay(context, plan, (&mut head, is_event_stream), dispatch, exchange)?;
     let mut committed = Box::new(StartedResponse { head, is_event_stream, relay, first: None });
     prepare(context, dispatch, &mut committed);
@@ -493,6 +492,7 @@ where
         route: &dispatch.route,
         dialect: context.endpoint().dialect,
         request_id: context.accounting.request_id(),
+        asked_stream: upload.asks_stream(),
         asked_usage: upload.asks_usage(),
         usage_timings: context.settings().response_extras.usage_timings,
     };

@@ -233,6 +233,11 @@ where
     }
     if is_event_stream {
         put_stream_fields(&mut headers);
+        // It may be made of a document, or of a stream that was called something else.
+        if !headers::is_event_stream(&headers) {
+            let event_stream = HeaderValue::from_static(EVENT_STREAM);
+            headers.insert(header::CONTENT_TYPE, event_stream);
+        }
     }
     if context.is_management() {
         headers.entry(header::CACHE_CONTROL).or_insert(NO_STORE);

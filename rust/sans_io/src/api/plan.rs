@@ -9,7 +9,7 @@ use crate::{
     api::{
         endpoints::{Inference, ModelPlace, Operation},
         error::{ApiError, Cause, Dialect},
-        messages::{self, MessageStream},
+        messages::{self, HistoryIds, MessageStream, Origin},
         rerank,
         transform::{Document, FrameEdits, Transform},
         usage::{EventUsage, StreamUsage},
@@ -40,7 +40,17 @@ pub struct Translation {
     path: &'static str,
     /// None: the client's body is sent as it is.
     body: Option<Bytes>,
-    document: Document,
+    response: Translated,
+}
+
+/// What the response becomes.
+enum Translated {
+    /// A Message, from a chat completion. `history`: the ids of the tool calls in the request.
+    Message { history: HistoryIds },
+    /// A count of tokens, from a chat completion's usage.
+    TokenCount,
+    /// Jina's shape, from any engine's.
+    Rerank(Document),
 }
 
 /// Translates a whole request body, where [`is_translated`]. Fails with a 400 for a body that
@@ -53,7 +63,6 @@ pub fn translate(
 ) -> Result<Translation, ApiError> {
     let rejected = |message| ApiError::new(Cause::BadRequest, message);
     let name = &target.served_name;
-    let model = || Arc::clone(&route.name);
     Ok(match inference.operation {
         Operation::Rerank => {
             let engine =
@@ -63,21 +72,25 @@ pub fn translate(
             Translation {
                 path: prepared.path,
                 body: prepared.body.take().map(Bytes::from),
-                document: Document::Rerank { prepared: Box::new(prepared), model: model() },
+                response: Translated::Rerank(Document::Rerank {
+                    prepared: Box::new(prepared),
+                    model: Arc::clone(&route.name),
+                }),
             }
         }
         Operation::CountTokens => {
             let request =
                 messages::count_request(body, name).map_err(|error| rejected(error.message))?;
-            Translation { path: CHAT, body: Some(request.into()), document: Document::TokenCount }
+            let response = Translated::TokenCount;
+            Translation { path: CHAT, body: Some(request.into()), response }
         }
         Operation::Messages
         | Operation::Plain
         | Operation::Generate
         | Operation::CreateResponse => {
             let request = messages::request(body, name).map_err(|error| rejected(error.message))?;
-            let document = Document::Message { model: model() };
-            Translation { path: CHAT, body: Some(request.into()), document }
+            let response = Translated::Message { history: HistoryIds::default() };
+            Translation { path: CHAT, body: Some(request.into()), response }
         }
     })
 }
@@ -85,7 +98,12 @@ pub fn translate(
 impl Translation {
     /// The memory that it holds, in bytes.
     pub fn held(&self) -> u64 {
-        (self.body.as_ref().map_or(0, Bytes::len) + self.document.held()) as u64
+        let response = match &self.response {
+            Translated::Message { history } => history.held(),
+            Translated::TokenCount => 0,
+            Translated::Rerank(document) => document.held(),
+        };
+        (self.body.as_ref().map_or(0, Bytes::len) + response) as u64
     }
 }
 
@@ -107,6 +125,8 @@ pub struct Requester<'a> {
     pub dialect: Dialect,
     /// The request's id.
     pub request_id: &'a Arc<str>,
+    /// Whether the client asked for a stream.
+    pub asked_stream: bool,
     /// Whether the client itself asked for a stream's usage.
     pub asked_usage: bool,
     /// Whether usage gets GPUStack's timings.
@@ -162,9 +182,19 @@ impl Plan {
         self.translation.as_mut()?.body.take()
     }
 
-    /// The transformation of the response with this head. `events`: it is an event stream.
+    /// Whether the client gets an event stream for the response with this head. Of a translated one
+    /// the client's request decides.
+    pub fn is_event_stream(&self, head: &ResponseHead, asked_stream: bool) -> bool {
+        match self.translation.as_ref().map(|translation| &translation.response) {
+            Some(Translated::Message { .. }) if head.status.as_u16() < 400 => asked_stream,
+            Some(Translated::TokenCount) if head.status.as_u16() < 400 => false,
+            _ => headers::is_event_stream(&head.headers),
+        }
+    }
+
+    /// The transformation of the response with this head. `events`: the client gets an event stream.
     pub fn transform(
-        self,
+        mut self,
         head: &ResponseHead,
         events: bool,
         requester: &Requester<'_>,
@@ -178,11 +208,9 @@ impl Plan {
                 names: Arc::clone(&self.target.redacted),
             });
         }
-        match self.translation {
-            Some(Translation { document: Document::Message { .. }, .. }) if events => {
-                Transform::events(translated_frames(&self.target, requester))
-            }
-            Some(Translation { document, .. }) => Transform::document(document),
+        match self.translation.take().map(|translation| translation.response) {
+            Some(Translated::Rerank(document)) => Transform::document(document),
+            Some(translated) => completion(translated, &self.target, requester, head),
             None if events => Transform::events(self.frame_edits(inference, requester)),
             None if !headers::is_json(&head.headers) => Transform::IDENTITY,
             None if inference.model_place == ModelPlace::Nowhere => Transform::count(),
@@ -219,14 +247,45 @@ pub fn unread(head: &ResponseHead, events: bool) -> Transform {
     }
 }
 
+/// The transformation of a chat completion. An engine may not send the form that was asked for, or
+/// not say what it sends.
+fn completion(
+    translated: Translated,
+    target: &Target,
+    requester: &Requester<'_>,
+    head: &ResponseHead,
+) -> Transform {
+    let says_stream = headers::is_event_stream(&head.headers);
+    let (counts, history) = match translated {
+        Translated::Message { history } => (false, history),
+        Translated::TokenCount | Translated::Rerank(_) => (true, HistoryIds::default()),
+    };
+    let origin = Origin {
+        model: Arc::clone(&requester.route.name),
+        message_id: format!("msg_{}", requester.request_id),
+        history,
+    };
+    let events = requester.asked_stream && !counts;
+    let edits = translated_frames(target, origin.clone());
+    let document = if counts {
+        Document::TokenCount
+    } else {
+        Document::Message { origin: Box::new(origin), events }
+    };
+    if events {
+        Transform::streamed_completion(says_stream, document, edits)
+    } else {
+        Transform::whole_completion(says_stream, document, edits, counts)
+    }
+}
+
 /// The edits that make a stream of chat chunks one of Messages events.
-fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
-    let id = format!("msg_{}", requester.request_id);
-    let translate = Some(Box::new(MessageStream::new(&requester.route.name, &id)));
+fn translated_frames(target: &Target, origin: Origin) -> FrameEdits {
+    let translate = Some(Box::new(MessageStream::new(origin)));
     let event_usage = Some(EventUsage::default());
     let redacted = redacted(target);
     // The words are the translation's own: only names are to be hidden in them.
-    let errors = redacted.is_some().then_some(requester.dialect);
+    let errors = redacted.is_some().then_some(Dialect::Anthropic);
     FrameEdits { event_usage, redacted, errors, translate, ..FrameEdits::default() }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use sans_io::api::messages::response;
 use serde_json::{Value, json};
 
-use crate::agreement::{End, accumulate, check, translated};
+use crate::agreement::{End, accumulate, check, origin, translated};
 
 /// A chat completion, and the numbers from which its chunks are cut.
 #[derive(Clone, Debug)]
@@ -145,10 +145,176 @@ fn blocks(content: &[Value]) -> Vec<Value> {
     content
 }
 
+/// How an engine tells its calls apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Numbering {
+    Index,
+    /// Index 0 for all, and an id for each.
+    Ids,
+    /// Index 0 for all, and no ids.
+    Nothing,
+    /// Index 0 for all, and one id for all.
+    OneId,
+    /// No index, and an id in each fragment.
+    IdsAlone,
+    /// All in one list, without indexes.
+    Place,
+}
+
+/// How an engine writes a call's arguments.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Writing {
+    Deltas,
+    /// With each fragment all that came before it.
+    Snapshots,
+    /// A JSON string that holds the object's text.
+    EncodedTwice,
+    /// The object in place of its text.
+    Object,
+    /// In one piece, and once more at the end.
+    Repeated,
+}
+
+/// What engines repeat in each of a call's fragments.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Repeating {
+    Nothing,
+    Name,
+    NameAndId,
+}
+
+/// A set of calls, and how an engine writes them.
+#[derive(Clone, Debug)]
+struct Calls {
+    /// A name, and an object's text that no other call has.
+    calls: Vec<(String, String)>,
+    numbering: Numbering,
+    writing: Writing,
+    repeating: Repeating,
+    dice: Vec<u8>,
+}
+
+prop_compose! {
+    fn any_calls()(
+        mut calls in prop::collection::vec(("look|find", call()), 1..4),
+        numbering in prop::sample::select(vec![
+            Numbering::Index, Numbering::Ids, Numbering::Nothing, Numbering::OneId, Numbering::IdsAlone, Numbering::Place,
+        ]),
+        writing in prop::sample::select(vec![
+            Writing::Deltas, Writing::Snapshots, Writing::EncodedTwice, Writing::Object, Writing::Repeated,
+        ]),
+        repeating in prop::sample::select(vec![Repeating::Nothing, Repeating::Name, Repeating::NameAndId]),
+        dice in prop::collection::vec(any::<u8>(), 40),
+    ) -> Calls {
+        let calls = calls.drain(..).enumerate().map(|(at, (name, call))| {
+            let members = call.arguments.trim_start_matches('{').trim_end_matches('}').to_owned();
+            let comma = if members.is_empty() { "" } else { ", " };
+            (name, format!("{{\"at\": {at}{comma}{members}}}"))
+        });
+        Calls { calls: calls.collect(), numbering, writing, repeating, dice }
+    }
+}
+
+impl Calls {
+    fn id(&self, at: usize) -> Value {
+        match self.numbering {
+            Numbering::Ids | Numbering::IdsAlone => {
+                json!(format!("call_{}", ["xyz", "abc", "uvw"][at]))
+            }
+            Numbering::OneId => json!("call_same"),
+            Numbering::Index | Numbering::Nothing | Numbering::Place => Value::Null,
+        }
+    }
+
+    /// The message with all calls in one piece.
+    fn whole(&self) -> Value {
+        let calls: Vec<Value> = self.calls.iter().enumerate().map(|(at, (name, arguments))| {
+            let arguments = self.pieces(arguments).pop().unwrap();
+            json!({"id": self.id(at), "index": 0, "function": {"name": name, "arguments": arguments}})
+        }).collect();
+        json!({"choices": [{"index": 0, "message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]})
+    }
+
+    /// The values of `arguments` in a call's fragments.
+    fn pieces(&self, arguments: &str) -> Vec<Value> {
+        match self.writing {
+            Writing::Object => vec![serde_json::from_str(arguments).unwrap()],
+            Writing::EncodedTwice => vec![json!(json!(arguments).to_string())],
+            _ => vec![json!(arguments)],
+        }
+    }
+
+    fn fragments(&self, arguments: &str, roll: &mut impl FnMut(usize) -> usize) -> Vec<Value> {
+        let whole = self.pieces(arguments).pop().unwrap();
+        let cut = whole.as_str().map(|text| pieces(text, roll)).unwrap_or_default();
+        match self.writing {
+            Writing::Deltas | Writing::EncodedTwice => cut.into_iter().map(Value::from).collect(),
+            Writing::Snapshots => {
+                let ends = 1..=cut.len();
+                ends.map(|end| json!(cut[..end].concat())).collect()
+            }
+            Writing::Object => vec![whole],
+            Writing::Repeated => vec![whole.clone(), whole],
+        }
+    }
+
+    fn chunks(&self) -> Vec<Value> {
+        let mut dice = self.dice.iter().copied().cycle();
+        let mut roll = move |sides: usize| dice.next().unwrap() as usize % sides.max(1);
+        if self.numbering == Numbering::Place {
+            let calls = self.calls.iter().map(|(name, arguments)| {
+                json!({"function": {"name": name, "arguments": self.pieces(arguments).pop()}})
+            });
+            return vec![delta(json!({"tool_calls": calls.collect::<Vec<_>>()}))];
+        }
+        let mut chunks = Vec::new();
+        for (at, (name, arguments)) in self.calls.iter().enumerate() {
+            for (number, piece) in self.fragments(arguments, &mut roll).into_iter().enumerate() {
+                let mut call = json!({"function": {"arguments": piece}});
+                if number == 0 || self.repeating != Repeating::Nothing {
+                    call["function"]["name"] = json!(name);
+                }
+                let has_id =
+                    self.repeating == Repeating::NameAndId || self.numbering == Numbering::IdsAlone;
+                if number == 0 || has_id {
+                    call["id"] = self.id(at);
+                }
+                match self.numbering {
+                    Numbering::Index => call["index"] = json!(at),
+                    Numbering::IdsAlone | Numbering::Place => {}
+                    Numbering::Ids | Numbering::Nothing | Numbering::OneId => {
+                        call["index"] = json!(0)
+                    }
+                }
+                chunks.push(delta(json!({"tool_calls": [call]})));
+            }
+        }
+        chunks
+    }
+}
+
 proptest! {
     #[test]
+    fn calls_are_the_same_in_each_style_and_in_one_piece(calls in any_calls()) {
+        let whole = calls.whole().to_string();
+        let expected: Value = serde_json::from_slice(&response(whole.as_bytes(), &origin()).unwrap()).unwrap();
+        let finish = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]});
+        let stream = stream(&[&calls.chunks()[..], &[finish]].concat(), "\n");
+        check(whole.as_bytes());
+        check(stream.as_bytes());
+        let message = accumulate(&translated(&[stream.as_bytes()]).0);
+        prop_assert_eq!(&message.content, expected["content"].as_array().unwrap(), "{}", stream);
+        prop_assert_eq!(message.content.len(), calls.calls.len());
+        for (block, (name, arguments)) in message.content.iter().zip(&calls.calls) {
+            let arguments: Value = serde_json::from_str(arguments).unwrap();
+            prop_assert_eq!((&block["name"], &block["input"]), (&json!(name), &arguments));
+        }
+        prop_assert_eq!(&message.stop_reason, "tool_use");
+    }
+
+    #[test]
     fn a_stream_adds_up_to_what_the_response_in_one_piece_says(completion in any_completion(), interleaved in any::<bool>()) {
-        let expected: Value = serde_json::from_slice(&response(completion.whole().as_bytes(), "public").unwrap()).unwrap();
+        let expected: Value = serde_json::from_slice(&response(completion.whole().as_bytes(), &origin()).unwrap()).unwrap();
         let stream = stream(&completion.chunks(interleaved), "\n");
         check(stream.as_bytes());
         let message = accumulate(&translated(&[stream.as_bytes()]).0);

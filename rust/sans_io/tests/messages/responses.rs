@@ -1,12 +1,17 @@
 //! Whole responses: blocks, stop reasons, usage, and errors.
 
-use sans_io::api::messages::{count_response, response};
+use sans_io::api::{
+    messages::{count_response, response},
+    tool_ids,
+};
 use serde_json::{Value, json};
+
+use crate::agreement::origin;
 
 /// The Message for a chat completion with this choice and usage.
 fn message(choice: &Value, usage: &Value) -> Value {
     let body = json!({"id": "chatcmpl-9a", "object": "chat.completion", "model": "engine", "choices": [choice], "usage": usage});
-    serde_json::from_slice(&response(body.to_string().as_bytes(), "public").unwrap()).unwrap()
+    serde_json::from_slice(&response(body.to_string().as_bytes(), &origin()).unwrap()).unwrap()
 }
 
 fn spoken(message: Value) -> Value {
@@ -17,11 +22,11 @@ fn spoken(message: Value) -> Value {
 fn a_recorded_response_of_vllm_becomes_a_message() {
     let body = r#"{"id":"chatcmpl-a1067a2d19dae1f1","object":"chat.completion","created":1795360598,"model":"tiny","choices":[{"index":0,"message":{"role":"assistant","content":"\n\n\n\n\n\n","refusal":null,"annotations":null,"audio":null,"function_call":null,"reasoning":null},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null,"routed_experts":null}],"service_tier":null,"system_fingerprint":"vllm-0.32.0-d693bc74","usage":{"prompt_tokens":24,"total_tokens":30,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":0,"created_cache_tokens":0,"multimodal_tokens":null},"completion_tokens_details":null},"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null,"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}"#;
     let message: Value =
-        serde_json::from_slice(&response(body.as_bytes(), "a/b").unwrap()).unwrap();
+        serde_json::from_slice(&response(body.as_bytes(), &origin()).unwrap()).unwrap();
     assert_eq!(
         message,
         json!({
-            "id": "msg_a1067a2d19dae1f1", "type": "message", "role": "assistant", "model": "a/b",
+            "id": "msg_1", "type": "message", "role": "assistant", "model": "public",
             "content": [{"type": "text", "text": "\n\n\n\n\n\n"}], "stop_reason": "max_tokens", "stop_sequence": null,
             "usage": {"input_tokens": 24, "output_tokens": 6, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0},
         })
@@ -83,9 +88,10 @@ fn arguments_that_are_no_object_become_an_empty_one() {
 fn missing_ids_are_made_and_differ() {
     let call = json!({"id": "", "function": {"name": "n", "arguments": "{}"}});
     let blocks = spoken(json!({"tool_calls": [call, call]}));
-    assert_eq!((&blocks[0]["id"], &blocks[1]["id"]), (&json!("toolu_9a_0"), &json!("toolu_9a_1")));
+    let ids = [&blocks[0]["id"], &blocks[1]["id"]];
+    assert!(ids.iter().all(|id| id.as_str().unwrap().starts_with("toolu_")) && ids[0] != ids[1]);
     let legacy = spoken(json!({"function_call": {"name": "n", "arguments": "{}"}}));
-    assert_eq!(legacy, json!([{"type": "tool_use", "id": "toolu_9a_0", "name": "n", "input": {}}]));
+    assert_eq!(legacy, json!([{"type": "tool_use", "id": ids[0], "name": "n", "input": {}}]));
 }
 
 #[test]
@@ -95,7 +101,7 @@ fn texts_and_inputs_pass_as_they_were_written() {
     let body = format!(
         r#"{{"choices":[{{"message":{{"content":"\ud800\/é","tool_calls":[{{"id":"t","function":{{"name":"n","arguments":{arguments}}}}}]}}}}]}}"#
     );
-    let message = String::from_utf8(response(body.as_bytes(), "m").unwrap()).unwrap();
+    let message = String::from_utf8(response(body.as_bytes(), &origin()).unwrap()).unwrap();
     assert!(message.contains(r#""text":"\ud800\/é""#), "{message}");
     assert!(
         message.contains(r#""input":{"z":1.10,"a":123456789012345678901234567890,"s":"\ud800"}"#),
@@ -161,7 +167,8 @@ fn only_the_choice_zero_counts() {
     let body =
         json!({"choices": [{"index": 1, "message": {"content": "b"}}, {"index": 0, "message": {"content": "a"}}]})
             .to_string();
-    let message: Value = serde_json::from_slice(&response(body.as_bytes(), "m").unwrap()).unwrap();
+    let message: Value =
+        serde_json::from_slice(&response(body.as_bytes(), &origin()).unwrap()).unwrap();
     assert_eq!(message["content"][0]["text"], "a");
 }
 
@@ -177,7 +184,7 @@ fn what_is_no_chat_completion_is_an_error_without_its_words() {
         r#"{"error":"secret"}"#,
         r#"{"choices":[{"message":{"content":5}}]}"#,
     ] {
-        let words = response(body.as_bytes(), "m").unwrap_err().message;
+        let words = response(body.as_bytes(), &origin()).unwrap_err().message;
         assert!(
             words.starts_with("The engine's response is no chat completion")
                 && !words.contains("secret"),
@@ -194,4 +201,45 @@ fn a_count_is_the_engines_own() {
     for body in ["{}", r#"{"usage":{}}"#, r#"{"usage":{"prompt_tokens":"24"}}"#] {
         assert!(count_response(body.as_bytes()).is_err(), "no count is no zero");
     }
+}
+
+#[test]
+fn parts_refusals_and_other_names_are_read_as_in_a_stream() {
+    let thinking = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    assert_eq!(
+        spoken(json!({"content": thinking})),
+        json!([
+            {"type": "thinking", "thinking": "hm", "signature": "unsigned"},
+            {"type": "text", "text": "ab"},
+        ])
+    );
+    let choice = json!({"message": {"content": null, "refusal": "No."}, "finish_reason": "stop"});
+    let refused = message(&choice, &json!({}));
+    assert_eq!(
+        (&refused["content"][0]["text"], &refused["stop_reason"]),
+        (&json!("No."), &json!("refusal"))
+    );
+    let details = json!([{"type": "reasoning.text", "text": "R"}]);
+    assert_eq!(spoken(json!({"reasoning_details": details}))[0]["thinking"], "R");
+}
+
+#[test]
+fn arguments_encoded_twice_are_an_object() {
+    let arguments = json!(r#"{"a": "é\"\n"}"#).to_string();
+    let call = json!({"id": "t", "function": {"name": "n", "arguments": arguments}});
+    assert_eq!(spoken(json!({"tool_calls": [call]}))[0]["input"], json!({"a": "é\"\n"}));
+}
+
+#[test]
+fn ids_of_the_conversation_are_not_used_again() {
+    let call = |id: &str| json!({"id": id, "function": {"name": "n", "arguments": "{}"}});
+    let blocks =
+        spoken(json!({"tool_calls": [call("call_0"), call("a"), call("a"), call("call_0")]}));
+    let ids: Vec<&str> =
+        blocks.as_array().unwrap().iter().map(|block| block["id"].as_str().unwrap()).collect();
+    assert_eq!(ids[1], "a");
+    for (id, own) in [(ids[0], "call_0"), (ids[2], "a"), (ids[3], "call_0")] {
+        assert_eq!(tool_ids::decode(id).as_deref(), Some(own));
+    }
+    assert!(ids[0] != ids[3]);
 }

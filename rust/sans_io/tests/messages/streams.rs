@@ -1,10 +1,13 @@
 //! Streams: the order of events that Anthropic's SDKs rely on, and streams that were recorded from
 //! a real vLLM 0.32.
 
-use sans_io::api::messages::{MessageStream, Usage};
+use sans_io::api::{
+    messages::{MessageStream, Usage},
+    tool_ids,
+};
 use serde_json::{Value, json};
 
-use crate::agreement::{End, Message, accumulate, check, translated};
+use crate::agreement::{End, Message, accumulate, check, origin, translated};
 
 /// A stream of these chunks and `[DONE]`.
 fn done(chunks: &[Value]) -> String {
@@ -198,7 +201,7 @@ fn empty_text_before_a_call_opens_no_block() {
 #[test]
 fn fragments_of_another_call_wait_for_the_open_one() {
     let chunks = [
-        call(0, json!("t0"), json!("a"), json!("{\"x\":")),
+        call(0, json!("t-a"), json!("a"), json!("{\"x\":")),
         call(1, json!("t1"), json!("b"), json!("{\"y\":")),
         call(2, json!("t2"), json!("c"), json!("{}")),
         call(0, Value::Null, Value::Null, json!("0}")),
@@ -269,21 +272,24 @@ fn missing_ids_are_made_and_differ() {
     ];
     let ids: Vec<Value> =
         message(&done(&chunks)).content.iter().map(|block| block["id"].clone()).collect();
-    assert_eq!(ids, ["toolu_1_0", "toolu_1_1", "own"]);
+    assert_eq!(ids[2], "own");
+    assert!(
+        ids[..2].iter().all(|id| id.as_str().unwrap().starts_with("toolu_")) && ids[0] != ids[1]
+    );
 }
 
 #[test]
 fn an_engine_that_numbers_all_calls_zero_is_understood() {
     let chunks = [
-        call(0, json!("t0"), json!("a"), json!("{\"x\":1}")),
-        call(0, json!("t1"), json!("a"), json!("{\"x\":2}")),
+        call(0, json!("t-a"), json!("a"), json!("{\"x\":1}")),
+        call(0, json!("t-b"), json!("a"), json!("{\"x\":2}")),
         finish("tool_calls"),
     ];
     let message = message(&done(&chunks));
     assert_eq!(message.content.len(), 2);
     assert_eq!(
         (&message.content[1]["id"], &message.content[1]["input"]),
-        (&json!("t1"), &json!({"x": 2}))
+        (&json!("t-b"), &json!({"x": 2}))
     );
 }
 
@@ -335,7 +341,7 @@ fn usage_may_come_with_any_chunk_and_the_newest_counts() {
         message(&stream).usage,
         json!({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 4})
     );
-    let mut translated = MessageStream::new("m", "msg_1");
+    let mut translated = MessageStream::new(origin());
     assert_eq!(translated.usage(), None);
     translated.feed(stream.as_bytes(), &mut Vec::new());
     let newest = Usage {
@@ -371,7 +377,7 @@ fn the_end_is_done_or_a_clean_end_after_a_finish_reason() {
 #[test]
 fn nothing_is_finished_before_the_usage_had_its_chance() {
     assert_eq!(names(&frames(&[delta(json!({"content": "a"}))])).len(), 3);
-    let mut stream = MessageStream::new("m", "msg_1");
+    let mut stream = MessageStream::new(origin());
     let mut events = Vec::new();
     stream.feed(frames(&[delta(json!({"content": "a"})), finish("stop")]).as_bytes(), &mut events);
     assert!(!stream.is_finished() && !String::from_utf8(events).unwrap().contains("message_delta"));
@@ -459,4 +465,159 @@ fn a_response_that_cannot_be_put_in_order_ends_with_an_error() {
     let chunks: Vec<_> =
         (0..2000).map(|index| call(index, Value::Null, json!("a"), json!("{}"))).collect();
     assert!(matches!(accumulate(&translated(&[frames(&chunks).as_bytes()]).0).end, End::Error(_)));
+}
+
+/// The names and inputs of a message's calls.
+fn calls_of(chunks: &[Value]) -> Vec<(Value, Value)> {
+    let message = message(&done(&[chunks, &[finish("tool_calls")]].concat()));
+    let calls = message.content.iter().map(|block| (block["name"].clone(), block["input"].clone()));
+    calls.collect()
+}
+
+#[test]
+fn another_object_under_one_number_is_another_call() {
+    let (rome, oslo) = (r#"{"city":"Rome"}"#, r#"{"city":"Oslo"}"#);
+    let both = [(json!("look"), json!({"city": "Rome"})), (json!("look"), json!({"city": "Oslo"}))];
+    let nothing = || json!("");
+    for chunks in [
+        vec![
+            call(0, nothing(), json!("look"), json!(rome)),
+            call(0, nothing(), json!("look"), json!(oslo)),
+        ],
+        // The same id.
+        vec![
+            call(0, json!("x"), json!("look"), json!(rome)),
+            call(0, json!("x"), json!("look"), json!(oslo)),
+        ],
+        // The name before its object.
+        vec![
+            call(0, nothing(), json!("look"), json!(rome)),
+            call(0, nothing(), json!("look"), nothing()),
+            call(0, nothing(), Value::Null, json!(r#"{"city":"#)),
+            call(0, nothing(), Value::Null, json!(r#""Oslo"}"#)),
+        ],
+        // The first once more.
+        vec![
+            call(0, nothing(), json!("look"), json!(rome)),
+            call(0, nothing(), json!("look"), json!(rome)),
+            call(0, nothing(), json!("look"), json!(oslo)),
+            call(0, nothing(), json!("look"), json!(oslo)),
+        ],
+        // Fragments of two calls that only ids tell apart.
+        vec![
+            call(0, json!("x"), json!("look"), json!(r#"{"city":"#)),
+            call(1, json!("y"), json!("look"), json!(r#"{"city":"#)),
+            call(1, json!("y"), Value::Null, json!(r#""Oslo"}"#)),
+            call(0, json!("x"), Value::Null, json!(r#""Rome"}"#)),
+        ],
+    ] {
+        assert_eq!(calls_of(&chunks), both, "{chunks:?}");
+    }
+}
+
+#[test]
+fn ids_that_come_again_are_replaced() {
+    let ids = |first: Value, second: Value| {
+        let chunks = [
+            call(0, first, json!("a"), json!("{}")),
+            call(1, second, json!("b"), json!("{}")),
+            finish("tool_calls"),
+        ];
+        let content = message(&done(&chunks)).content;
+        [
+            content[0]["id"].as_str().unwrap().to_owned(),
+            content[1]["id"].as_str().unwrap().to_owned(),
+        ]
+    };
+    assert_eq!(ids(json!("a"), json!("b")), ["a", "b"]);
+    let [first, second] = ids(json!("a"), json!("a"));
+    assert_eq!(first, "a");
+    assert_eq!(tool_ids::decode(&second).as_deref(), Some("a"));
+    for counted in ["call_0", "functions.look:3", "1", "ä b"] {
+        let [first, second] = ids(json!(counted), json!(counted));
+        assert_ne!(first, second);
+        for id in [first, second] {
+            assert_eq!(tool_ids::decode(&id).as_deref(), Some(counted));
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_content_are_thinking_and_text() {
+    let thinking = json!({"type": "thinking", "thinking": [{"type": "text", "text": "hm"}, {"type": "text", "text": "m"}]});
+    let chunks = [
+        delta(json!({"content": [thinking]})),
+        delta(
+            json!({"content": [{"type": "thinking", "thinking": "!"}, {"type": "text", "text": "a"}]}),
+        ),
+        delta(json!({"content": "b", "annotations": [{"type": "url_citation"}]})),
+        delta(
+            json!({"content": [{"type": "reference", "reference_ids": [1]}, {"type": "new", "text": "c"}, "d"]}),
+        ),
+        delta(json!({"content": {"type": "text", "text": "e"}})),
+        finish("stop"),
+    ];
+    assert_eq!(
+        message(&done(&chunks)).content,
+        [
+            json!({"type": "thinking", "thinking": "hmm!", "signature": "unsigned"}),
+            json!({"type": "text", "text": "abcde"}),
+        ]
+    );
+}
+
+#[test]
+fn thinking_is_found_under_each_of_its_names() {
+    for field in [
+        json!({"reasoning": "R"}),
+        json!({"reasoning_content": "R"}),
+        json!({"reasoning_content": "R", "reasoning": ""}),
+        json!({"reasoning": {"content": "R"}}),
+        json!({"thinking": "R"}),
+        json!({"thinking_blocks": [{"type": "thinking", "thinking": "R", "signature": "s"}]}),
+        json!({"reasoning_details": [{"type": "reasoning.text", "text": "R", "index": 0}]}),
+        json!({"reasoning_details": [{"type": "reasoning.summary", "summary": "R"}, {"type": "reasoning.encrypted", "data": "x"}]}),
+        json!({"reasoning": "R", "reasoning_details": [{"type": "reasoning.text", "text": "R"}]}),
+    ] {
+        let content = message(&done(&[delta(field.clone()), finish("stop")])).content;
+        assert_eq!(
+            content,
+            [json!({"type": "thinking", "thinking": "R", "signature": "unsigned"})],
+            "{field}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_is_text_and_the_reason_to_stop() {
+    for (last, reason) in [("stop", "refusal"), ("length", "max_tokens")] {
+        let chunks = [
+            delta(json!({"content": null, "refusal": ""})),
+            delta(json!({"refusal": "I can"})),
+            delta(json!({"refusal": "not."})),
+            finish(last),
+        ];
+        let message = message(&done(&chunks));
+        assert_eq!(message.content, [json!({"type": "text", "text": "I cannot."})]);
+        assert_eq!(message.stop_reason, reason);
+    }
+    let part = delta(json!({"content": [{"type": "refusal", "refusal": "No."}]}));
+    assert_eq!(message(&done(&[part, finish("stop")])).stop_reason, "refusal");
+}
+
+#[test]
+fn numbers_that_are_none_do_not_end_a_stream() {
+    let chunk = r#"{"choices":[{"index":0,"delta":{"content":"NaN"},"logprobs":{"content":[{"logprob":-Infinity},{"logprob":NaN}]}}]}"#;
+    let stream = format!("data: {chunk}\n\n{}", done(&[finish("stop")]));
+    assert_eq!(message(&stream).content, [json!({"type": "text", "text": "NaN"})]);
+}
+
+#[test]
+fn a_whole_call_is_run_though_the_engine_does_not_say_why_it_stopped() {
+    for reason in [Value::Null, json!("eos")] {
+        let mut end = finish("");
+        end["choices"][0]["finish_reason"] = reason;
+        let chunks = [call(0, json!("t"), json!("a"), json!("{}")), end];
+        assert_eq!(message(&done(&chunks)).stop_reason, "tool_use");
+    }
 }

@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 
-use super::chat::{CallPart, LastCall};
-use super::events::{self, Delta, SIGNATURE, made_tool_id};
+use super::arguments::Arguments;
+use super::chat::{CallPart, LastCall, Spoken};
+use super::events::{self, Delta, SIGNATURE};
 use super::json::{Text, literal};
+use super::origin::{CallIds, Origin};
 use crate::api::cost::CALLS_MAX;
-use crate::codec::json::object::ObjectScan;
 
 /// The most bytes that may wait. A response with more behind an unfinished call is not worth the
 /// memory.
@@ -29,6 +30,7 @@ pub(super) struct Blocks {
     /// Bytes that wait, over all blocks.
     held: usize,
     calls: Vec<Call>,
+    ids: CallIds,
 }
 
 #[derive(Debug)]
@@ -46,51 +48,76 @@ struct Call {
     index: u64,
     id: Option<String>,
     name: String,
-    /// Accepted arguments that were not sent; decoded.
-    arguments: String,
-    scan: ObjectScan,
+    arguments: Arguments,
+    /// Arguments that are certain and were not sent; decoded.
+    unsent: String,
+    /// Its name came again behind its arguments: another object is another call.
+    is_named_again: bool,
     started: bool,
-    ended: bool,
 }
 
 impl Blocks {
-    /// Adds thinking; `inside` is the inside of a JSON string.
-    pub(super) fn think(&mut self, inside: &str) {
+    /// Adds what the engine says.
+    pub(super) fn speak(&mut self, spoken: Spoken<'_>) {
+        let inside = spoken.inside();
         self.held += inside.len();
         match self.waiting.back_mut() {
-            Some(Block::Thinking(pending)) => pending.push_str(inside),
-            _ => self.waiting.push_back(Block::Thinking(inside.to_owned())),
-        }
-    }
-
-    /// Adds text; `inside` is the inside of a JSON string.
-    pub(super) fn write(&mut self, inside: &str) {
-        self.held += inside.len();
-        match self.waiting.back_mut() {
-            Some(Block::Text(pending)) => pending.push_str(inside),
+            Some(Block::Thinking(pending)) if spoken.is_thinking() => pending.push_str(inside),
+            Some(Block::Text(pending)) if !spoken.is_thinking() => pending.push_str(inside),
+            _ if spoken.is_thinking() => {
+                self.waiting.push_back(Block::Thinking(inside.to_owned()));
+            }
             _ => self.waiting.push_back(Block::Text(inside.to_owned())),
         }
     }
 
-    /// Adds a fragment of a tool call.
-    pub(super) fn call(&mut self, part: CallPart) {
-        let index = part.index.unwrap_or(0);
-        let known = self.calls.iter().rposition(|call| call.index == index);
-        let known = known.filter(|&position| !self.calls[position].is_followed_by(&part));
-        let position = known.unwrap_or_else(|| {
-            self.waiting.push_back(Block::Call(self.calls.len()));
-            self.calls.push(Call { index, ..Call::default() });
-            self.calls.len() - 1
-        });
-        if let Some(call) = self.calls.get_mut(position).filter(|call| !call.ended) {
-            self.held += call.add(part);
+    /// Adds a fragment of a tool call. `at`: its place in its list, which counts where the engine
+    /// does not number calls.
+    pub(super) fn call(&mut self, part: CallPart, at: usize) {
+        let index = part.index.unwrap_or(at as u64);
+        let by_id = part.id.as_ref().filter(|_| part.index.is_none());
+        let has_id = |call: &Call| by_id.is_some() && call.id.as_ref() == by_id;
+        let known = self.calls.iter().rposition(has_id);
+        let known = known.or_else(|| self.calls.iter().rposition(|call| call.index == index));
+        match known {
+            Some(position) if !self.calls[position].is_followed_by(&part) => {
+                self.add(position, part);
+            }
+            before => {
+                let before = before.and_then(|position| self.calls.get_mut(position));
+                let name = before.map(|call| {
+                    self.held = self.held.saturating_sub(call.held());
+                    call.arguments.end(&mut call.unsent);
+                    self.held += call.held();
+                    call.name.clone()
+                });
+                let name = part.name.clone().or(name).unwrap_or_default();
+                self.whole_call(CallPart { index: Some(index), name: Some(name), ..part });
+            }
+        }
+    }
+
+    /// Adds a call, or the first fragment of one.
+    pub(super) fn whole_call(&mut self, part: CallPart) {
+        self.waiting.push_back(Block::Call(self.calls.len()));
+        self.calls.push(Call { index: part.index.unwrap_or_default(), ..Call::default() });
+        self.add(self.calls.len() - 1, part);
+    }
+
+    fn add(&mut self, position: usize, part: CallPart) {
+        if let Some(call) = self.calls.get_mut(position) {
+            self.held = self.held.saturating_sub(call.held());
+            call.add(part);
+            self.held += call.held();
         }
     }
 
     /// The memory for what waits, in bytes.
     pub(super) fn held(&self) -> usize {
         // A text that grows is doubled.
-        2 * self.held + (self.calls.capacity() + self.waiting.capacity()) * size_of::<Call>()
+        2 * self.held
+            + (self.calls.capacity() + self.waiting.capacity()) * size_of::<Call>()
+            + self.ids.held()
     }
 
     /// Whether more waits than is allowed.
@@ -102,30 +129,29 @@ impl Blocks {
     pub(super) fn last_call(&self) -> LastCall {
         match self.calls.last() {
             None => LastCall::None,
-            Some(call) if call.scan.is_whole() || call.scan.is_empty() => LastCall::Whole,
+            Some(call) if call.arguments.is_whole() || call.arguments.is_empty() => LastCall::Whole,
             Some(_) => LastCall::Cut,
         }
     }
 
-    /// Sends all that may be sent. `message_id` distinguishes ids made here from those of other
-    /// messages.
-    pub(super) fn send(&mut self, message_id: &str, out: &mut Vec<u8>) {
-        while self.send_first(false, message_id, out) {}
+    /// Sends all that may be sent.
+    pub(super) fn send(&mut self, origin: &Origin, out: &mut Vec<u8>) {
+        while self.send_first(false, origin, out) {}
     }
 
     /// Sends everything and ends the last block. A Message has at least one, since programs read
     /// the first one unasked.
-    pub(super) fn finish(&mut self, message_id: &str, out: &mut Vec<u8>) {
-        while self.send_first(true, message_id, out) {}
+    pub(super) fn finish(&mut self, origin: &Origin, out: &mut Vec<u8>) {
+        while self.send_first(true, origin, out) {}
         if self.ended == 0 {
             self.waiting.push_back(Block::Text(String::new()));
-            self.send_first(true, message_id, out);
+            self.send_first(true, origin, out);
         }
     }
 
     /// Sends what there is of the first block. Returns whether it has ended, so that the next one
     /// is the first.
-    fn send_first(&mut self, ending: bool, message_id: &str, out: &mut Vec<u8>) -> bool {
+    fn send_first(&mut self, ending: bool, origin: &Origin, out: &mut Vec<u8>) -> bool {
         let may_end = ending || self.waiting.len() > 1;
         let index = self.ended;
         let Some(block) = self.waiting.front_mut() else { return false };
@@ -154,20 +180,22 @@ impl Blocks {
                 may_end
             }
             Block::Call(position) => {
-                let position = *position;
-                let Some(call) = self.calls.get_mut(position) else { return false };
+                let Some(call) = self.calls.get_mut(*position) else { return false };
                 if !ending && !self.open && !call.may_start() {
                     return false;
                 }
                 if !self.open {
-                    events::block_start(out, index, &call.start(message_id, position));
+                    events::block_start(out, index, &call.start(&mut self.ids, origin));
                 }
-                self.held = self.held.saturating_sub(call.arguments.len());
-                let mut arguments =
-                    Text::written(&std::mem::take(&mut call.arguments)).inside().to_owned();
-                send_pending(out, index, Delta::InputJson, &mut arguments);
-                call.ended = ending || call.scan.is_finished();
-                call.ended
+                self.held = self.held.saturating_sub(call.held());
+                if ending {
+                    call.arguments.end(&mut call.unsent);
+                }
+                let unsent = std::mem::take(&mut call.unsent);
+                let mut unsent = Text::written(&unsent).inside().to_owned();
+                send_pending(out, index, Delta::InputJson, &mut unsent);
+                self.held += call.held();
+                ending || call.arguments.is_finished()
             }
         };
         self.open = !is_finished;
@@ -189,43 +217,53 @@ fn send_pending(out: &mut Vec<u8>, index: usize, delta: Delta, pending: &mut Str
 
 impl Call {
     /// Whether a fragment under the same number begins another call: engines exist that number all
-    /// calls 0. Others repeat id and name in every fragment, or make up a new id for each.
+    /// calls 0. Others repeat id and name in every fragment, make up a new id for each, or send the
+    /// whole object once more.
     fn is_followed_by(&self, part: &CallPart) -> bool {
-        let Some(name) = &part.name else { return false };
-        let may_be_finished = self.scan.is_finished() || self.scan.is_empty();
-        may_be_finished
-            && !self.name.is_empty()
-            && match (&self.id, &part.id) {
-                (Some(id), Some(other)) => id != other,
-                (None, None) => self.scan.is_finished() && *name != self.name,
-                _ => false,
+        let is_finished = self.arguments.is_whole() || self.arguments.is_finished();
+        match (&self.id, &part.id, &part.name) {
+            (_, _, _) if self.name.is_empty() => false,
+            (Some(id), Some(other), Some(_)) if id != other => {
+                is_finished || self.arguments.is_empty()
             }
+            (None, None, Some(name)) if is_finished && *name != self.name => true,
+            (_, _, name) if name.is_some() || self.is_named_again => {
+                self.arguments.is_followed_by(&part.arguments)
+            }
+            _ => false,
+        }
     }
 
-    /// Adds a fragment. Returns the bytes that wait by it.
-    fn add(&mut self, part: CallPart) -> usize {
+    fn add(&mut self, part: CallPart) {
         if self.id.is_none() {
             self.id = part.id;
         }
         // A name comes whole, in pieces, or whole in every fragment.
-        if let Some(name) = part.name.filter(|name| *name != self.name && !self.started) {
-            self.name.push_str(&name);
+        match part.name {
+            Some(name) if name == self.name => {
+                let is_behind = self.arguments.is_whole() && part.arguments.is_empty();
+                self.is_named_again |= is_behind;
+            }
+            Some(name) if !self.started => self.name.push_str(&name),
+            _ => {}
         }
-        let accepted = self.scan.feed(&part.arguments);
-        self.arguments.push_str(accepted);
-        accepted.len()
+        self.arguments.feed(&part.arguments, &mut self.unsent);
+    }
+
+    /// The bytes that wait.
+    fn held(&self) -> usize {
+        self.unsent.len() + self.arguments.held()
     }
 
     /// Whether the name is complete, which is known once the arguments have begun.
     fn may_start(&self) -> bool {
-        !self.name.is_empty() && !self.scan.is_empty()
+        !self.name.is_empty() && !self.arguments.is_empty()
     }
 
     /// The JSON of the block as it begins.
-    fn start(&mut self, message_id: &str, position: usize) -> String {
+    fn start(&mut self, ids: &mut CallIds, origin: &Origin) -> String {
         self.started = true;
-        let made = || made_tool_id(message_id, position);
-        let id = literal(&self.id.clone().unwrap_or_else(made));
+        let id = literal(&ids.next(self.id.as_deref(), origin));
         let name = literal(&self.name);
         format!("{{\"type\":\"tool_use\",\"id\":{id},\"name\":{name},\"input\":{{}}}}")
     }

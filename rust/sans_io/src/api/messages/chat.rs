@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::json::{Raw, decoded, inside, list, object};
+use super::json::{Raw, decoded, inside, list, object, word};
 use crate::api::cost::CALLS_MAX;
 
 /// The tokens of a request as a chat completion counts them: those of the prompt include the cached
@@ -80,8 +80,6 @@ pub(super) fn count(raw: &RawValue) -> Option<u64> {
 #[derive(Deserialize)]
 pub(super) struct Completion<'a> {
     #[serde(borrow)]
-    pub(super) id: Raw<'a>,
-    #[serde(borrow)]
     pub(super) object: Raw<'a>,
     #[serde(borrow)]
     pub(super) choices: Raw<'a>,
@@ -151,28 +149,99 @@ pub(super) struct Choice<'a> {
 pub(super) struct Words<'a> {
     #[serde(borrow)]
     pub(super) content: Raw<'a>,
+    /// vLLM and OpenRouter; some servers give it members.
     #[serde(borrow)]
     reasoning: Raw<'a>,
+    /// DeepSeek, SGLang, llama.cpp.
     #[serde(borrow)]
     reasoning_content: Raw<'a>,
+    /// Ollama.
+    #[serde(borrow)]
+    thinking: Raw<'a>,
+    /// OpenRouter: a list, with the words under `text` or `summary`.
+    #[serde(borrow)]
+    reasoning_details: Raw<'a>,
+    /// LiteLLM: a list of Anthropic's blocks.
+    #[serde(borrow)]
+    thinking_blocks: Raw<'a>,
+    #[serde(borrow)]
+    refusal: Raw<'a>,
     #[serde(borrow)]
     tool_calls: Raw<'a>,
     #[serde(borrow)]
     function_call: Raw<'a>,
 }
 
-impl<'a> Words<'a> {
-    /// The inside of the content's string; None for an empty one too.
-    pub(super) fn text(&self) -> Option<&'a str> {
-        self.content.and_then(inside).filter(|text| !text.is_empty())
+/// What an engine says, as the inside of a JSON string that is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken<'a> {
+    Thinking(&'a str),
+    Text(&'a str),
+    Refusal(&'a str),
+}
+
+impl<'a> Spoken<'a> {
+    pub(super) fn inside(&self) -> &'a str {
+        match self {
+            Self::Thinking(inside) | Self::Text(inside) | Self::Refusal(inside) => inside,
+        }
     }
 
-    /// The inside of the reasoning's string; None for an empty one too. Engines with both names for
-    /// it write the same under both.
-    pub(super) fn thinking(&self) -> Option<&'a str> {
-        [self.reasoning, self.reasoning_content]
-            .into_iter()
-            .find_map(|field| field.and_then(inside).filter(|text| !text.is_empty()))
+    pub(super) fn is_thinking(&self) -> bool {
+        matches!(self, Self::Thinking(_))
+    }
+}
+
+/// A part of a `content` that is a list (Mistral), or of what is in one.
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Raw<'a>,
+    #[serde(borrow)]
+    text: Raw<'a>,
+    #[serde(borrow)]
+    thinking: Raw<'a>,
+    #[serde(borrow)]
+    reasoning: Raw<'a>,
+    #[serde(borrow)]
+    summary: Raw<'a>,
+    #[serde(borrow)]
+    refusal: Raw<'a>,
+    #[serde(borrow)]
+    content: Raw<'a>,
+}
+
+/// How deep parts may lie in parts.
+const PARTS_DEPTH: usize = 4;
+
+impl<'a> Words<'a> {
+    /// Gives out what is said, in order: thinking, content, refusal.
+    pub(super) fn spoken(&self, mut take: impl FnMut(Spoken<'a>)) {
+        // Engines with several names for thinking write the same under each.
+        let names = [
+            self.reasoning,
+            self.reasoning_content,
+            self.thinking,
+            self.reasoning_details,
+            self.thinking_blocks,
+        ];
+        for field in names.into_iter().flatten() {
+            let mut is_some = false;
+            let mut think = |spoken| {
+                is_some = true;
+                take(spoken);
+            };
+            speak(field, Spoken::Thinking, PARTS_DEPTH, &mut think);
+            if is_some {
+                break;
+            }
+        }
+        if let Some(content) = self.content {
+            speak(content, Spoken::Text, PARTS_DEPTH, &mut take);
+        }
+        if let Some(refusal) = self.refusal {
+            speak(refusal, Spoken::Refusal, PARTS_DEPTH, &mut take);
+        }
     }
 
     /// The tool calls, or their fragments; None where there are more than one response may have.
@@ -185,6 +254,45 @@ impl<'a> Words<'a> {
             (_, Some(function)) => CallPart::of_function(function).into_iter().collect(),
             _ => Vec::new(),
         })
+    }
+}
+
+/// Gives out the words in a string, a part, or a list of parts. `kind`: what words are that do not
+/// say it themselves.
+fn speak<'a>(
+    raw: &'a RawValue,
+    kind: fn(&'a str) -> Spoken<'a>,
+    depth: usize,
+    take: &mut dyn FnMut(Spoken<'a>),
+) {
+    if let Some(words) = inside(raw) {
+        if !words.is_empty() {
+            take(kind(words));
+        }
+    } else if depth == 0 {
+    } else if raw.get().starts_with('[') {
+        for part in list(raw).into_iter().flatten() {
+            speak(part, kind, depth - 1, take);
+        }
+    } else if let Some(part) = object::<Part<'_>>(raw) {
+        let own = part.kind.and_then(word);
+        let is_thinking = own
+            .as_deref()
+            .is_some_and(|own| own.starts_with("thinking") || own.starts_with("reasoning"));
+        let kind = if is_thinking { Spoken::Thinking } else { kind };
+        let fields = [
+            (part.text, kind),
+            (part.refusal, Spoken::Refusal as fn(&'a str) -> Spoken<'a>),
+            (part.thinking, Spoken::Thinking),
+            (part.reasoning, Spoken::Thinking),
+            (part.summary, kind),
+            (part.content, kind),
+        ];
+        if let Some((words, kind)) =
+            fields.iter().find_map(|(raw, kind)| raw.map(|raw| (raw, *kind)))
+        {
+            speak(words, kind, depth - 1, take);
+        }
     }
 }
 
@@ -252,19 +360,20 @@ pub(super) enum LastCall {
 }
 
 /// Anthropic's `stop_reason` for OpenAI's `finish_reason`. `matched`: the engine's `stop_reason` is
-/// a string, the stop sequence that it met (vLLM, TensorRT-LLM). Engines also say `stop` behind a
-/// complete tool call.
+/// a string, the stop sequence that it met (vLLM, TensorRT-LLM). `refused`: the engine said a
+/// refusal. Engines also say `stop` behind that and behind a complete tool call, or nothing.
 pub(super) fn stop_reason(
     finish_reason: Option<&str>,
     matched: bool,
+    refused: bool,
     last_call: LastCall,
 ) -> &'static str {
     match (finish_reason, last_call) {
         (Some("length"), _) => "max_tokens",
-        (Some("tool_calls" | "function_call"), LastCall::Cut | LastCall::Whole)
-        | (Some("stop"), LastCall::Whole) => "tool_use",
-        (Some("stop"), _) if matched => "stop_sequence",
+        _ if refused => "refusal",
         (Some("content_filter"), _) => "refusal",
+        (Some("tool_calls" | "function_call"), LastCall::Cut) | (_, LastCall::Whole) => "tool_use",
+        (Some("stop"), _) if matched => "stop_sequence",
         _ => "end_turn",
     }
 }

@@ -7,11 +7,6 @@ use super::json::literal;
 /// The signature of a thinking block. Clients require a string, send it back, and nobody reads it.
 pub(super) const SIGNATURE: &str = "unsigned";
 
-/// An id for a call whose engine gave none; differs from those of other messages.
-pub(super) fn made_tool_id(message_id: &str, position: usize) -> String {
-    format!("toolu_{}_{position}", message_id.strip_prefix("msg_").unwrap_or(message_id))
-}
-
 /// Writes one event. `members` are the members of its data behind `type`, each with a comma before
 /// it.
 fn event(out: &mut Vec<u8>, name: &str, members: &[&str]) {

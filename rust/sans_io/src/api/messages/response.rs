@@ -3,45 +3,66 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::chat::{CallPart, Completion, LastCall, Usage, Words, count, stop_reason};
+use super::arguments::decoded_twice;
+use super::chat::{CallPart, Completion, LastCall, Spoken, Usage, Words, count, stop_reason};
 use super::error::TranslateError;
-use super::events::{SIGNATURE, made_tool_id};
-use super::json::{Raw, Text, decoded, document, inside, object, raw, word};
+use super::events::SIGNATURE;
+use super::json::{Raw, Text, document, inside, object, raw, word};
+use super::origin::{CallIds, Origin};
 use crate::api::cost::CALLS_MAX;
 use crate::codec::json::object::ObjectScan;
 
-/// Translates a chat completion into a Message that names the model as the client did.
+/// Translates a chat completion into a Message.
 ///
 /// The error: the engine's response is no chat completion.
-pub fn response(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError> {
+pub fn response(body: &[u8], origin: &Origin) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let choice = completion.choice().ok_or_else(no_completion)?;
-    let words: Words<'_> = choice.message.and_then(object).ok_or_else(no_completion)?;
-    if words.content.is_some_and(|content| inside(content).is_none()) {
-        return Err(no_completion());
-    }
-    let id = message_id(completion.id);
-    let calls = words.calls().ok_or_else(|| {
-        TranslateError::new(format!(
-            "The engine's response has more than {CALLS_MAX} tool calls, so it cannot be translated \
-             into a Message."
-        ))
-    })?;
+    let words = words(choice.message)?;
+    let calls = calls(&words)?;
     let finish_reason = choice.finish_reason.and_then(word);
     let matched = choice.stop_reason.filter(|matched| inside(matched).is_some());
-    let reason = stop_reason(finish_reason.as_deref(), matched.is_some(), last_call(&calls));
+    let (content, refused) = content(&words, &calls, origin);
+    let reason =
+        stop_reason(finish_reason.as_deref(), matched.is_some(), refused, last_call(&calls));
     let usage = completion.usage.and_then(Usage::read).unwrap_or_default().message_json();
     let message = Message {
         kind: "message",
         role: "assistant",
-        model: public_model,
-        content: content(&words, &calls, &id),
-        id,
+        model: &origin.model,
+        content,
+        id: &origin.message_id,
         stop_reason: reason,
         stop_sequence: matched.filter(|_| reason == "stop_sequence"),
         usage: raw(&usage),
     };
     document(&message, body.len()).ok_or_else(no_completion)
+}
+
+/// The words of a whole completion's message.
+pub(super) fn words(message: Raw<'_>) -> Result<Words<'_>, TranslateError> {
+    let words: Words<'_> = message.and_then(object).ok_or_else(no_completion)?;
+    let may_speak = |content: &RawValue| content.get().starts_with(['"', '[', '{']);
+    if words.content.is_some_and(|content| !may_speak(content)) {
+        return Err(no_completion());
+    }
+    Ok(words)
+}
+
+/// The calls in a whole completion's message.
+pub(super) fn calls(words: &Words<'_>) -> Result<Vec<CallPart>, TranslateError> {
+    let mut calls = words.calls().ok_or_else(|| {
+        TranslateError::new(format!(
+            "The engine's response has more than {CALLS_MAX} tool calls, so it cannot be translated \
+             into a Message."
+        ))
+    })?;
+    for call in &mut calls {
+        if let Some(arguments) = decoded_twice(&call.arguments) {
+            call.arguments = arguments;
+        }
+    }
+    Ok(calls)
 }
 
 /// Translates the response to a [`count_request`](super::count_request) into `{"input_tokens": n}`:
@@ -52,7 +73,16 @@ pub fn count_response(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let usage: CountedPrompt<'_> = completion.usage.and_then(object).ok_or_else(no_completion)?;
     let tokens = usage.prompt_tokens.and_then(count).ok_or_else(no_completion)?;
-    Ok(format!("{{\"input_tokens\":{tokens}}}").into_bytes())
+    Ok(counted(tokens))
+}
+
+/// The same where the engine streams. `usage`: what the stream said of it.
+pub fn streamed_count(usage: Option<Usage>) -> Result<Vec<u8>, TranslateError> {
+    usage.map(|usage| counted(usage.prompt_tokens)).ok_or_else(no_completion)
+}
+
+fn counted(tokens: u64) -> Vec<u8> {
+    format!("{{\"input_tokens\":{tokens}}}").into_bytes()
 }
 
 #[derive(serde::Deserialize)]
@@ -63,7 +93,7 @@ struct CountedPrompt<'a> {
 
 #[derive(Serialize)]
 struct Message<'a> {
-    id: String,
+    id: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
     role: &'static str,
@@ -82,34 +112,57 @@ enum Block<'a> {
     ToolUse { id: String, name: &'a str, input: &'a RawValue },
 }
 
-fn completion(body: &[u8]) -> Result<Completion<'_>, TranslateError> {
+/// A whole completion, or what stands in its place.
+pub(super) fn completion(body: &[u8]) -> Result<Completion<'_>, TranslateError> {
     let body: &RawValue = serde_json::from_slice(body).map_err(|_| no_completion())?;
     object(body).ok_or_else(no_completion)
 }
 
-fn no_completion() -> TranslateError {
+pub(super) fn no_completion() -> TranslateError {
     TranslateError::new(
         "The engine's response is no chat completion, so it cannot be translated into a Message.",
     )
 }
 
-/// The blocks of a Message: thinking, text, tool calls. At least one, since programs read the first
-/// one unasked.
-fn content<'a>(words: &Words<'a>, calls: &'a [CallPart], id: &str) -> Vec<Block<'a>> {
-    let thinking = words
-        .thinking()
-        .map(|text| Block::Thinking { thinking: Text::joined(&[text], ""), signature: SIGNATURE });
-    let text = words.text().map(|text| Block::Text { text: Text::joined(&[text], "") });
-    let calls = calls.iter().enumerate().map(|(position, call)| Block::ToolUse {
-        id: call.id.clone().unwrap_or_else(|| made_tool_id(id, position)),
+/// The blocks of a Message, and whether there is a refusal: what is said, tool calls. At least one
+/// block, since programs read the first one unasked.
+fn content<'a>(
+    words: &Words<'a>,
+    calls: &'a [CallPart],
+    origin: &Origin,
+) -> (Vec<Block<'a>>, bool) {
+    let (mut blocks, mut refused) = (Vec::new(), false);
+    // Neighbours of one kind are one block.
+    let mut run: Vec<Spoken<'a>> = Vec::new();
+    words.spoken(|spoken| {
+        refused |= matches!(spoken, Spoken::Refusal(_));
+        if run.first().is_some_and(|first| first.is_thinking() != spoken.is_thinking()) {
+            blocks.extend(spoken_block(&run));
+            run.clear();
+        }
+        run.push(spoken);
+    });
+    blocks.extend(spoken_block(&run));
+    let mut ids = CallIds::default();
+    blocks.extend(calls.iter().map(|call| Block::ToolUse {
+        id: ids.next(call.id.as_deref(), origin),
         name: call.name.as_deref().unwrap_or_default(),
         input: input(&call.arguments),
-    });
-    let mut blocks: Vec<_> = thinking.into_iter().chain(text).chain(calls).collect();
+    }));
     if blocks.is_empty() {
         blocks.push(Block::Text { text: Text::written("") });
     }
-    blocks
+    (blocks, refused)
+}
+
+/// The block of neighbours of one kind; None: there are none.
+fn spoken_block<'a>(run: &[Spoken<'a>]) -> Option<Block<'a>> {
+    let insides: Vec<&str> = run.iter().map(Spoken::inside).collect();
+    let text = Text::joined(&insides, "");
+    run.first().map(|first| match first {
+        Spoken::Thinking(_) => Block::Thinking { thinking: text, signature: SIGNATURE },
+        Spoken::Text(_) | Spoken::Refusal(_) => Block::Text { text },
+    })
 }
 
 /// The arguments as an object; an empty one for arguments that are no object.
@@ -126,12 +179,4 @@ fn last_call(calls: &[CallPart]) -> LastCall {
         scan.feed(&call.arguments);
         if scan.is_whole() || scan.is_empty() { LastCall::Whole } else { LastCall::Cut }
     })
-}
-
-/// `msg_` and the distinguishing part of the engine's own id.
-fn message_id(id: Raw<'_>) -> String {
-    let id = id.and_then(decoded).unwrap_or_default();
-    let own = id.strip_prefix("chatcmpl-").unwrap_or(&id);
-    let own: String = own.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
-    format!("msg_{own}")
 }

@@ -4,15 +4,17 @@
 //! `content_block_start`, deltas, `content_block_stop`; then `message_delta` and `message_stop`, or
 //! `error`.
 
-use serde_json::value::RawValue;
-
 use crate::api::engine_error;
 use crate::codec::sse;
 
 use super::blocks::Blocks;
-use super::chat::{Completion, Usage, Words, stop_reason};
+use super::chat::{Choice, Completion, Spoken, Usage, Words, stop_reason};
+use super::error::TranslateError;
 use super::events;
+use super::finite::finite;
 use super::json::{decoded, inside, literal, object};
+use super::origin::Origin;
+use super::response::{calls, completion, no_completion, words};
 
 /// Values of `finish_reason` with which an engine gives up: the response is incomplete.
 const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
@@ -20,12 +22,13 @@ const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
 /// The translation of one stream. Its events do not depend on how many frames come in one piece.
 #[derive(Debug)]
 pub struct MessageStream {
-    model: String,
-    message_id: String,
+    origin: Origin,
     phase: Phase,
     blocks: Blocks,
     usage: Option<Usage>,
     finish_reason: Option<String>,
+    /// The engine said a refusal.
+    refused: bool,
     /// The stop string that matched, as a JSON string.
     matched: Option<String>,
 }
@@ -38,16 +41,15 @@ enum Phase {
 }
 
 impl MessageStream {
-    /// A stream for a client that asked for `public_model`. `message_id` begins with `msg_` and is
-    /// new for each message.
-    pub fn new(public_model: &str, message_id: &str) -> Self {
+    /// A stream that has not begun.
+    pub fn new(origin: Origin) -> Self {
         Self {
-            model: public_model.to_owned(),
-            message_id: message_id.to_owned(),
+            origin,
             phase: Phase::BeforeStart,
             blocks: Blocks::default(),
             usage: None,
             finish_reason: None,
+            refused: false,
             matched: None,
         }
     }
@@ -66,6 +68,26 @@ impl MessageStream {
         {
             self.finish(out);
         }
+    }
+
+    /// Translates a whole chat completion, which an engine sends in place of a stream, and ends the
+    /// stream.
+    ///
+    /// The error: the body is no chat completion.
+    pub fn whole(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), TranslateError> {
+        let completion = completion(body)?;
+        let choice = completion.choice().ok_or_else(no_completion)?;
+        let words = words(choice.message)?;
+        let calls = calls(&words)?;
+        self.usage = completion.usage.and_then(Usage::read);
+        self.start(out);
+        self.speak(&words);
+        for call in calls {
+            self.blocks.whole_call(call);
+        }
+        self.note_end(&choice);
+        self.finish(out);
+        Ok(())
     }
 
     /// Ends the stream when the engine's body has ended by its framing. True: the stream has its
@@ -113,8 +135,11 @@ impl MessageStream {
     }
 
     fn chunk(&mut self, data: &[u8], out: &mut Vec<u8>) {
-        let chunk: Option<&RawValue> = serde_json::from_slice(data).ok();
-        let Some(chunk) = chunk.and_then(object::<Completion<'_>>) else {
+        let Some(chunk) = serde_json::from_slice(data).ok().and_then(object::<Completion<'_>>)
+        else {
+            if let Some(data) = finite(data) {
+                return self.chunk(&data, out);
+            }
             return self.fail(
                 "The engine sent an event that is no part of a chat completion; send the \
                     request again.",
@@ -133,6 +158,11 @@ impl MessageStream {
         if let Some(delta) = choice.delta.and_then(object) {
             self.delta(&delta, out);
         }
+        self.note_end(&choice);
+    }
+
+    /// Notes why the engine stops, if this choice says so.
+    fn note_end(&mut self, choice: &Choice<'_>) {
         if let Some(reason) = choice.finish_reason.and_then(decoded) {
             self.finish_reason = Some(reason);
         }
@@ -141,19 +171,21 @@ impl MessageStream {
         }
     }
 
+    fn speak(&mut self, words: &Words<'_>) {
+        words.spoken(|spoken| {
+            self.refused |= matches!(spoken, Spoken::Refusal(_));
+            self.blocks.speak(spoken);
+        });
+    }
+
     fn delta(&mut self, delta: &Words<'_>, out: &mut Vec<u8>) {
-        if let Some(thinking) = delta.thinking() {
-            self.blocks.think(thinking);
-        }
-        if let Some(text) = delta.text() {
-            self.blocks.write(text);
-        }
+        self.speak(delta);
         let calls = delta.calls();
         let too_many = calls.is_none();
-        for call in calls.unwrap_or_default() {
-            self.blocks.call(call);
+        for (at, call) in calls.unwrap_or_default().into_iter().enumerate() {
+            self.blocks.call(call, at);
         }
-        self.blocks.send(&self.message_id, out);
+        self.blocks.send(&self.origin, out);
         if too_many || self.blocks.is_too_much() {
             self.fail(
                 "The engine mixes more tool calls than can be put in order; ask for fewer at \
@@ -169,8 +201,8 @@ impl MessageStream {
             self.phase = Phase::Started;
             events::message_start(
                 out,
-                &self.message_id,
-                &self.model,
+                &self.origin.message_id,
+                &self.origin.model,
                 self.usage.unwrap_or_default(),
             );
         }
@@ -186,8 +218,9 @@ impl MessageStream {
         }
         self.start(out);
         let last_call = self.blocks.last_call();
-        self.blocks.finish(&self.message_id, out);
-        let reason = stop_reason(finish_reason.as_deref(), self.matched.is_some(), last_call);
+        self.blocks.finish(&self.origin, out);
+        let reason =
+            stop_reason(finish_reason.as_deref(), self.matched.is_some(), self.refused, last_call);
         let sequence =
             self.matched.as_deref().filter(|_| reason == "stop_sequence").unwrap_or("null");
         events::message_delta(out, reason, sequence, self.usage.unwrap_or_default());

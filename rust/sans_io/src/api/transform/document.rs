@@ -10,7 +10,8 @@ use crate::{
         cost::{self, TRANSLATION_MAX},
         engine_error::{self, RedactedNames},
         error::Dialect,
-        messages, rerank,
+        messages::{self, MessageStream, Origin, TranslateError},
+        rerank,
         response_usage::usage_of_response,
         usage::Usage,
     },
@@ -22,13 +23,14 @@ impl Document {
     pub(crate) fn held(&self) -> usize {
         match self {
             Self::Rerank { prepared, .. } => prepared.texts.held(),
-            Self::Error { .. } | Self::Message { .. } | Self::TokenCount => 0,
+            Self::Message { origin, .. } => origin.history.held(),
+            Self::Error { .. } | Self::TokenCount => 0,
         }
     }
 }
 
 /// The longest whole response that is rewritten, in bytes.
-const DOCUMENT_HELD: usize = 64 * 1024 * 1024;
+pub(super) const DOCUMENT_HELD: usize = 64 * 1024 * 1024;
 /// The longest error that is rewritten, in bytes; a longer one passes as it is.
 const ERROR_HELD: usize = 64 * 1024;
 
@@ -37,8 +39,8 @@ const ERROR_HELD: usize = 64 * 1024;
 pub(crate) enum Document {
     /// An error, in the client's shape and without the engine's names.
     Error { status: u16, dialect: Dialect, request_id: Arc<str>, names: RedactedNames },
-    /// A Message, from a chat completion.
-    Message { model: Arc<str> },
+    /// A Message, from a chat completion. `events`: as a stream of events.
+    Message { origin: Box<Origin>, events: bool },
     /// A count of tokens, from a chat completion's usage.
     TokenCount,
     /// Jina's shape, from any engine's.
@@ -80,11 +82,17 @@ impl DocumentBuffer {
         let (length, census) = (self.held.len(), &self.census);
         match &self.document {
             Document::Error { .. } => length,
+            Document::Message { events: true, .. } => cost::of_event(length, census),
             Document::Message { .. } | Document::TokenCount => cost::of_completion(length, census),
             Document::Rerank { prepared, .. } => {
                 cost::of_ranking(length, prepared.texts.held(), census)
             }
         }
+    }
+
+    /// Whether the client gets an event stream.
+    pub(super) fn is_event_stream(&self) -> bool {
+        matches!(self.document, Document::Message { events: true, .. })
     }
 
     /// Whether the engine's body was replaced by a JSON document.
@@ -132,19 +140,27 @@ impl DocumentBuffer {
 
     /// The document in place of a whole response.
     fn rewrite(&mut self, whole: Bytes) -> Result<Bytes, TransformError> {
+        let unusable = |error: TranslateError| TransformError::Unusable(error.message);
         let text = without_mark(&whole);
         let made = match &self.document {
             Document::Error { status, dialect, request_id, names } => {
                 engine_error::reshape(*status, text, *dialect, request_id, names)
             }
-            Document::Message { model } => Some(
-                messages::response(text, model)
-                    .map_err(|error| TransformError::Unusable(error.message))?,
-            ),
-            Document::TokenCount => Some(
-                messages::count_response(text)
-                    .map_err(|error| TransformError::Unusable(error.message))?,
-            ),
+            Document::Message { .. } | Document::TokenCount => {
+                let made = match self.translate(text) {
+                    // The first text is freed before the other one is translated.
+                    Err(error) => match messages::finite(text) {
+                        Some(text) => {
+                            drop(whole);
+                            self.translate(&text)
+                        }
+                        None => Err(error),
+                    },
+                    made => made,
+                };
+                self.rewritten = true;
+                return made.map(Bytes::from).map_err(unusable);
+            }
             Document::Rerank { prepared, model } => Some(
                 rerank::response(text, prepared, model)
                     .map_err(|error| TransformError::Unusable(error.to_string()))?,
@@ -152,5 +168,18 @@ impl DocumentBuffer {
         };
         self.rewritten = made.is_some();
         Ok(made.map_or(whole, Bytes::from))
+    }
+
+    /// What a chat completion becomes.
+    fn translate(&self, text: &[u8]) -> Result<Vec<u8>, TranslateError> {
+        match &self.document {
+            Document::Message { origin, events: true } => {
+                let mut made = Vec::new();
+                MessageStream::new(Origin::clone(origin)).whole(text, &mut made)?;
+                Ok(made)
+            }
+            Document::Message { origin, events: false } => messages::response(text, origin),
+            _ => messages::count_response(text),
+        }
     }
 }

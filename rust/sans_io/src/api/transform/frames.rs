@@ -13,7 +13,7 @@ use crate::{
         endpoints::ModelPlace,
         engine_error::{self, RedactedNames},
         error::Dialect,
-        messages::MessageStream,
+        messages::{self, MessageStream},
         response_usage::ResponseUsage,
         stream_fields,
         usage::{EventUsage, StreamUsage, Timings, Usage},
@@ -172,6 +172,11 @@ impl EventStream {
     /// The tokens that the engine counted; None: it has not said.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.edits.usage()
+    }
+
+    /// The counts of a stream that is translated, as the engine made them; None: it has not.
+    pub(super) fn translated_usage(&self) -> Option<messages::Usage> {
+        self.edits.translate.as_ref().and_then(|stream| stream.usage())
     }
 
     /// Notes that the client has got a comment of ours.

@@ -1,5 +1,6 @@
 //! The transformation of an engine's response for its client, piece by piece.
 
+mod completion;
 mod document;
 mod error;
 mod frames;
@@ -11,10 +12,14 @@ mod rename;
 use bytes::Bytes;
 
 pub use self::error::TransformError;
-pub(crate) use self::{document::Document, frames::FrameEdits};
 use self::{
-    document::DocumentBuffer, frames::EventStream, passing::PassingFrames, rename::Renamer,
+    completion::{Assembled, Begin},
+    document::DocumentBuffer,
+    frames::EventStream,
+    passing::PassingFrames,
+    rename::Renamer,
 };
+pub(crate) use self::{document::Document, frames::FrameEdits};
 use crate::api::{
     response_usage::{ResponseUsage, usage_of_response},
     usage::{Timings, Usage},
@@ -39,6 +44,10 @@ enum Kind {
     Rename(Box<Renamer>),
     /// Bytes are held back to the end, then rewritten.
     Document(Box<DocumentBuffer>),
+    /// The frames of a stream become a document at the end.
+    Assembled(Box<Assembled>),
+    /// The first bytes tell which of two transformations it is.
+    Begin(Box<Begin>),
 }
 
 /// The reading of the usage in a response that passes as it is.
@@ -107,10 +116,35 @@ impl Transform {
         Self(Kind::Document(Box::new(DocumentBuffer::new(document))))
     }
 
+    /// A chat completion that becomes a document where it is one, and another where it is a stream,
+    /// whatever its `Content-Type` says. `counts`: the latter is a count of tokens, and no Message.
+    pub(crate) fn whole_completion(
+        says_stream: bool,
+        document: Document,
+        edits: FrameEdits,
+        counts: bool,
+    ) -> Self {
+        let stream = Box::new(Assembled::new(EventStream::new(edits), counts));
+        let (document, stream) = (Self::document(document), Self(Kind::Assembled(stream)));
+        Self(Kind::Begin(Box::new(Begin::new(says_stream, document, stream))))
+    }
+
+    /// A chat completion that becomes an event stream, whatever its `Content-Type` says.
+    pub(crate) fn streamed_completion(
+        says_stream: bool,
+        document: Document,
+        edits: FrameEdits,
+    ) -> Self {
+        let (document, stream) = (Self::document(document), Self::events(edits));
+        Self(Kind::Begin(Box::new(Begin::new(says_stream, document, stream))))
+    }
+
     /// Notes that the client of an event stream has got a comment of ours.
     pub fn note_comment(&mut self) {
-        if let Kind::Events(events) = &mut self.0 {
-            events.note_comment();
+        match &mut self.0 {
+            Kind::Events(events) => events.note_comment(),
+            Kind::Begin(begin) => begin.note_comment(),
+            _ => {}
         }
     }
 
@@ -119,9 +153,14 @@ impl Transform {
         matches!(self.0, Kind::Identity)
     }
 
-    /// Whether the response is an event stream, edited frame by frame.
+    /// Whether the client gets an event stream, edited frame by frame or made of a document.
     pub fn is_event_stream(&self) -> bool {
-        matches!(self.0, Kind::Events(_))
+        match &self.0 {
+            Kind::Events(_) => true,
+            Kind::Document(document) => document.is_event_stream(),
+            Kind::Begin(begin) => begin.is_event_stream(),
+            _ => false,
+        }
     }
 
     /// Whether the response has as many bytes as the engine's.
@@ -134,6 +173,8 @@ impl Transform {
     pub fn may_end_here(&self) -> bool {
         match &self.0 {
             Kind::Events(events) => events.is_finished(),
+            Kind::Assembled(assembled) => assembled.may_end_here(),
+            Kind::Begin(begin) => begin.may_end_here(),
             _ => true,
         }
     }
@@ -146,7 +187,11 @@ impl Transform {
 
     /// Whether the bytes so far end between two frames, so that a comment or event may follow.
     pub fn at_frame_edge(&self) -> bool {
-        matches!(&self.0, Kind::Events(events) if events.at_frame_edge())
+        match &self.0 {
+            Kind::Events(events) => events.at_frame_edge(),
+            // All of it comes at once.
+            _ => self.is_event_stream(),
+        }
     }
 
     /// The memory for what is held back, in bytes; of a document, also for what it will become.
@@ -156,6 +201,8 @@ impl Transform {
             Kind::Events(events) => events.held(),
             Kind::Rename(renamer) => renamer.held(),
             Kind::Document(document) => document.held(),
+            Kind::Assembled(assembled) => assembled.held(),
+            Kind::Begin(begin) => begin.held(),
         }
     }
 
@@ -164,13 +211,18 @@ impl Transform {
         match &self.0 {
             Kind::Events(events) => events.ended_frame(),
             Kind::Passing(frames) => frames.ended_frame(),
+            Kind::Assembled(assembled) => assembled.ended_frame(),
             _ => true,
         }
     }
 
     /// Whether the engine's body was replaced by a JSON document.
     pub fn rewrites_body(&self) -> bool {
-        matches!(&self.0, Kind::Document(document) if document.is_rewritten())
+        match &self.0 {
+            Kind::Document(document) => document.is_rewritten() && !document.is_event_stream(),
+            Kind::Assembled(_) => true,
+            _ => false,
+        }
     }
 
     /// The tokens that the engine counted; None: it has not said.
@@ -179,7 +231,8 @@ impl Transform {
             Kind::Count(counting) => counting.usage(),
             Kind::Events(events) => events.usage(),
             Kind::Document(document) => document.usage(),
-            Kind::Identity | Kind::Passing(_) | Kind::Rename(_) => None,
+            Kind::Assembled(assembled) => assembled.usage(),
+            Kind::Identity | Kind::Passing(_) | Kind::Rename(_) | Kind::Begin(_) => None,
         }
     }
 
@@ -209,6 +262,14 @@ impl Transform {
                     *self = Self::IDENTITY;
                 }
                 Ok(piece)
+            }
+            Kind::Assembled(assembled) => assembled.push(data, done, timings),
+            Kind::Begin(begin) => {
+                let Some((transform, data)) = begin.push(data, done) else {
+                    return Ok(Bytes::new());
+                };
+                *self = transform;
+                self.push(data, done, timings)
             }
         }
     }

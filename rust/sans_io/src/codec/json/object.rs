@@ -6,7 +6,7 @@ use crate::codec::json::{Number, plain_text};
 const DEPTH_MAX: usize = 512;
 
 /// Reads one JSON object in pieces, and accepts exactly what a strict parser accepts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ObjectScan {
     state: State,
     /// The open containers; true for an array.
