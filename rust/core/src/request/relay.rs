@@ -141,11 +141,20 @@ where
         }
         while !self.exchange.has_ended() {
             ready!(self.exchange.poll_hold(context, self.held()))?;
-            let Poll::Ready(data) = self.poll_data(context)? else {
-                self.burst = 0;
-                return Poll::Pending;
+            let polled = self.poll_data(context);
+            let (data, done) = match polled {
+                Poll::Pending => {
+                    self.burst = 0;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(data)) => (data, self.is_done()),
+                // All that was lost is framing.
+                Poll::Ready(Err(_)) if self.transform.waits_for_end() => {
+                    self.exchange.abort();
+                    return Poll::Ready(Some(self.transform_piece(Bytes::new(), true, timeline)));
+                }
+                Poll::Ready(Err(failure)) => return Poll::Ready(Some(Err(failure))),
             };
-            let done = self.is_done();
             // The end of a connection can be a death. A JSON body shows that by itself; an event
             // stream is whole only if its last frame said so.
             if done && self.exchange.was_close_delimited() && !self.transform.may_end_here() {

@@ -38,6 +38,8 @@ const EVENT: usize = 6;
 const EVENT_VALUE: usize = 48;
 /// The bytes for each value of a chat completion's tool calls.
 const CALL_VALUE: usize = 448;
+/// The bytes for each of these values in the events of a whole chat completion's calls.
+const CALL_EVENTS: usize = 448;
 /// The most values that make tool calls: each consists of two.
 const CALL_VALUES: usize = 2 * CALLS_MAX;
 
@@ -77,6 +79,11 @@ pub(crate) fn of_event(length: usize, census: &Census) -> usize {
         + CALL_VALUE * census.values().min(CALL_VALUES)
         + DOUBLED * census.longest_escaped()
         + FIXED
+}
+
+/// The same for a chat completion of this length that becomes a Message's events.
+pub(crate) fn of_told_completion(length: usize, census: &Census) -> usize {
+    of_event(length, census) + CALL_EVENTS * census.values().min(CALL_VALUES)
 }
 
 /// The same for a ranking of this length. `texts`: the bytes of the documents that go with it.

@@ -621,3 +621,21 @@ fn a_whole_call_is_run_though_the_engine_does_not_say_why_it_stopped() {
         assert_eq!(message(&done(&chunks)).stop_reason, "tool_use");
     }
 }
+
+#[test]
+fn usage_behind_the_end_mark_is_counted_and_nothing_else_is() {
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}});
+    let late =
+        format!("{}{}", done(&[delta(json!({"content": "a"})), finish("stop")]), frames(&[usage]));
+    assert_eq!(message(&late).usage, json!({"input_tokens": 9, "output_tokens": 2}));
+    let mut stream = MessageStream::new(origin());
+    let mut events = Vec::new();
+    let text =
+        done(&[delta(json!({"content": "a"})), finish("stop"), delta(json!({"content": "b"}))]);
+    stream.feed(text.as_bytes(), &mut events);
+    assert!(stream.has_said_all() && !stream.is_finished());
+    stream.feed(frames(&[delta(json!({"content": "c"}))]).as_bytes(), &mut events);
+    assert!(stream.end(&mut events));
+    let message = accumulate(&events);
+    assert_eq!((&message.content[0]["text"], message.end), (&json!("ab"), End::Stopped));
+}

@@ -37,6 +37,8 @@ pub struct MessageStream {
 enum Phase {
     BeforeStart,
     Started,
+    /// The engine has said its `[DONE]`, and nothing of the usage, which some send behind it.
+    Done,
     Finished,
 }
 
@@ -90,11 +92,17 @@ impl MessageStream {
         Ok(())
     }
 
+    /// Whether the engine has said its all, however its body ends: what follows can be no more than
+    /// the usage.
+    pub fn has_said_all(&self) -> bool {
+        matches!(self.phase, Phase::Done | Phase::Finished)
+    }
+
     /// Ends the stream when the engine's body has ended by its framing. True: the stream has its
     /// end, `message_stop` or an error event. False: the engine did not end the response, and
     /// nothing was written; the caller must report it.
     pub fn end(&mut self, out: &mut Vec<u8>) -> bool {
-        if self.phase != Phase::Finished && self.finish_reason.is_some() {
+        if self.phase == Phase::Done || !self.is_finished() && self.finish_reason.is_some() {
             self.finish(out);
         }
         self.is_finished()
@@ -116,8 +124,10 @@ impl MessageStream {
     }
 
     fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) {
-        if self.phase == Phase::Finished {
-            return;
+        match self.phase {
+            Phase::Finished => return,
+            Phase::Done => return self.late_usage(frame, out),
+            Phase::BeforeStart | Phase::Started => {}
         }
         // A comment that is not UTF-8 would fail in the client's decoder.
         for comment in sse::lines(frame)
@@ -129,8 +139,21 @@ impl MessageStream {
         let data = sse::data(frame).unwrap_or_default();
         match data.trim_ascii() {
             b"" => {}
-            b"[DONE]" => self.finish(out),
+            b"[DONE]" if self.usage.is_some() => self.finish(out),
+            b"[DONE]" => {
+                self.start(out);
+                self.phase = Phase::Done;
+            }
             data => self.chunk(data, out),
+        }
+    }
+
+    fn late_usage(&mut self, frame: &[u8], out: &mut Vec<u8>) {
+        let data = sse::data(frame).unwrap_or_default();
+        let chunk = serde_json::from_slice(&data).ok().and_then(object::<Completion<'_>>);
+        self.usage = chunk.and_then(|chunk| chunk.usage).and_then(Usage::read);
+        if self.usage.is_some() {
+            self.finish(out);
         }
     }
 

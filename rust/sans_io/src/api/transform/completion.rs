@@ -130,7 +130,7 @@ impl Assembled {
 
     /// Whether the stream may end here with its connection.
     pub(super) fn may_end_here(&self) -> bool {
-        self.stream.is_finished()
+        self.stream.may_end_here()
     }
 
     /// The tokens that the engine counted; None: it has not said.

@@ -82,7 +82,7 @@ impl DocumentBuffer {
         let (length, census) = (self.held.len(), &self.census);
         match &self.document {
             Document::Error { .. } => length,
-            Document::Message { events: true, .. } => cost::of_event(length, census),
+            Document::Message { events: true, .. } => cost::of_told_completion(length, census),
             Document::Message { .. } | Document::TokenCount => cost::of_completion(length, census),
             Document::Rerank { prepared, .. } => {
                 cost::of_ranking(length, prepared.texts.held(), census)

@@ -152,6 +152,12 @@ impl EventStream {
         said && self.frames.tail.is_empty()
     }
 
+    /// Whether the stream is complete if its connection ends here.
+    pub(super) fn may_end_here(&self) -> bool {
+        let translate = self.edits.translate.as_ref();
+        translate.map_or_else(|| self.is_finished(), |stream| stream.has_said_all())
+    }
+
     /// Whether the bytes so far end between two frames.
     pub(super) fn at_frame_edge(&self) -> bool {
         !self.frames.raw

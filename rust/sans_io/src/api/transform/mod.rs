@@ -172,11 +172,17 @@ impl Transform {
     /// last frame must have said so.
     pub fn may_end_here(&self) -> bool {
         match &self.0 {
-            Kind::Events(events) => events.is_finished(),
+            Kind::Events(events) => events.may_end_here(),
             Kind::Assembled(assembled) => assembled.may_end_here(),
             Kind::Begin(begin) => begin.may_end_here(),
             _ => true,
         }
+    }
+
+    /// Whether only the end of the body is missing, and the client's last bytes with it.
+    pub fn waits_for_end(&self) -> bool {
+        let is_stream = matches!(self.0, Kind::Events(_) | Kind::Assembled(_));
+        is_stream && self.may_end_here() && !self.is_finished()
     }
 
     /// Whether the engine's last frame said that the stream is finished. A connection that is lost
