@@ -103,6 +103,8 @@ def table(engine: str) -> dict[str, Any]:
         "backend": "external",
         "dialects": ["openai", "anthropic"],
         "stream_usage": True,
+        "system_messages": "first",
+        "reasoning_names": "both",
         "redacted_names": [],
         "response_headers": [],
         "proxy_denied": ["/metrics", "/load", "/sleep", "/wake_up", "/v1/responses"],

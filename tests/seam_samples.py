@@ -63,6 +63,8 @@ def model_entry(name: str, instances: list[InstanceEntry], **fields: Any) -> Mod
         "backend": "external",
         "dialects": ["openai"],
         "stream_usage": False,
+        "system_messages": "first",
+        "reasoning_names": "both",
         "redacted_names": [],
         "response_headers": [],
         "proxy_denied": [],

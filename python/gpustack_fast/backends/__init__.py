@@ -44,7 +44,7 @@ from gpustack_fast.backends.base import (
 )
 from gpustack_fast.backends.context_length import context_length
 from gpustack_fast.backends.demand import Demand, Shape
-from gpustack_fast.backends.facts import INFERENCE_PATHS, Dialect, EngineFacts
+from gpustack_fast.backends.facts import INFERENCE_PATHS, Dialect, EngineFacts, ReasoningNames
 from gpustack_fast.backends.known import (
     BACKENDS,
     ENGINES,
@@ -68,6 +68,7 @@ __all__ = [
     "Model",
     "Place",
     "Progress",
+    "ReasoningNames",
     "Shape",
     "Sign",
     "Sleep",

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-__all__ = ["INFERENCE_PATHS", "Dialect", "EngineFacts"]
+__all__ = ["INFERENCE_PATHS", "Dialect", "EngineFacts", "ReasoningNames"]
 
 Dialect = Literal["openai", "anthropic", "tei"]
 """An API that an engine may speak by itself; the data plane knows the same words.
 
 OpenAI's, Anthropic's Messages, or the rerank API of text-embeddings-inference.
+"""
+
+ReasoningNames = Literal["reasoning", "both"]
+"""The names of an assistant's thoughts in a chat's message, as the data plane knows them, too.
+
+`reasoning` alone, or `reasoning_content` beside it: most engines read the one or the other and
+ignore what they do not know.
 """
 
 INFERENCE_PATHS = (
@@ -46,6 +53,8 @@ class EngineFacts:
     """The APIs that it speaks by itself."""
     stream_usage: bool
     """Whether it knows `stream_options.include_usage`."""
+    reasoning_names: ReasoningNames = "both"
+    """The names under which it takes what an assistant thought."""
     admin_paths: tuple[str, ...]
     """Paths that no key reaches through the generic proxy, nor what lies below them.
 

@@ -274,6 +274,8 @@ CAUSES = (
 FACTS = EngineFacts(
     dialects=("openai",),
     stream_usage=True,
+    # It rejects members that it does not know, and its own name is `reasoning`.
+    reasoning_names="reasoning",
     health_path="/health",
     admin_paths=(
         # Reading these empties them: they belong to whoever watches the engine.

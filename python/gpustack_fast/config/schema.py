@@ -70,6 +70,7 @@ Category = Literal[
     "llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"
 ]
 AccessPolicy = Literal["public", "authed", "allowed_keys"]
+SystemMessages = Literal["first", "anywhere", "none"]
 StatusClass = Literal["4xx", "5xx"]
 
 SOURCE_FIELDS = {
@@ -165,6 +166,11 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Requests that each instance is given at the same time; 0: no limit."""
     response_headers: list[Name] = []
     """Header fields of its engines' responses that reach clients, beside those that all do."""
+    system_messages: SystemMessages = "first"
+    """The system messages that its chat template takes, where Messages are translated for it.
+
+    One at the beginning, any number anywhere, or none at all.
+    """
 
     source: Source | None = None
     python_package: str | None = None

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from gpustack_fast.backends import Dialect
+from gpustack_fast.backends import Dialect, ReasoningNames
 from gpustack_fast.config.schema import (
     AccessPolicy,
     Category,
     ModelTimeoutsConfig,
     StatusClass,
+    SystemMessages,
 )
 from gpustack_fast.config.server import (
     CorsConfig,
@@ -188,6 +189,10 @@ class ModelEntry(Document):
     """The APIs that its engines speak by themselves; the rest is translated."""
     stream_usage: bool
     """Whether its engines know `stream_options.include_usage`."""
+    system_messages: SystemMessages
+    """The system messages that a translated request may have."""
+    reasoning_names: ReasoningNames
+    """The names under which its engines take what an assistant thought."""
     redacted_names: list[str]
     """Further names and paths of it at its engines, which no client may see, not even in errors."""
     response_headers: list[str]

@@ -95,6 +95,8 @@ def model_entry(
         backend=part.model.backend,
         dialects=list(facts.dialects),
         stream_usage=facts.stream_usage,
+        system_messages=model.system_messages,
+        reasoning_names=facts.reasoning_names,
         redacted_names=list(facts.redacted_names),
         response_headers=model.response_headers,
         proxy_denied=list(facts.admin_paths),

@@ -21,6 +21,7 @@ use sans_io::{
         messages,
         rerank::{self, Engine},
     },
+    seam::{ReasoningNames, SystemMessages},
     test_support::{Rewriting, Translating},
 };
 
@@ -64,6 +65,13 @@ fn of_many((before, value, after): (&str, &str, &str), count: usize) -> String {
     format!("{before}{}{after}", vec![value; count].join(","))
 }
 
+/// The engine that requests are translated for.
+const ENGINE: messages::Engine<'_> = messages::Engine {
+    model: "served",
+    system_messages: SystemMessages::First,
+    reasoning_names: ReasoningNames::Both,
+};
+
 const USER: &str = r#"{"max_tokens":1,"messages":[{"role":"user","content":["#;
 const ASSISTANT: &str = r#"{"max_tokens":1,"messages":[{"role":"assistant","content":["#;
 const TURNS: &str = r#"{"max_tokens":1,"messages":["#;
@@ -91,7 +99,60 @@ fn messages_shapes() -> Vec<(&'static str, String, &'static str)> {
         turn("user", &format!("[{0},{0}]", text("a"))),
         turn("assistant", &format!("[{}]", tool("")))
     );
+    let stray = |content: &str| format!("{},{}", text("a"), result(content));
+    let server = |kind: &str, content: &str| {
+        format!(r#"{{"type":"{kind}","tool_use_id":"","content":{content}}}"#)
+    };
+    let found = r#"{"type":"web_search_result","url":"u","title":"t"}"#;
+    let called = r#"{"type":"server_tool_use","id":"","name":"n","input":{"":""}}"#;
     vec![
+        (USER, stray(r#""""#), "]}]}"),
+        (USER, r#"{"type":"a","text":"b"}"#.to_owned(), r#",{"type":"text","text":"a"}]}]}"#),
+        (USER, r#"{"type":"a"}"#.to_owned(), r#",{"type":"text","text":"a"}]}]}"#),
+        (
+            USER,
+            r#"{"type":"document","source":{}}"#.to_owned(),
+            r#",{"type":"text","text":"a"}]}]}"#,
+        ),
+        (USER, result(r#"[{"type":"a"}]"#), "]}]}"),
+        (USER, result(r#"[{"type":"document","source":{}}]"#), "]}]}"),
+        (ASSISTANT, server("web_search_tool_result", &format!("[{found},{found}]")), "]}]}"),
+        (ASSISTANT, server("a", r#"["","a",{"a":"a"},[]]"#), "]}]}"),
+        (ASSISTANT, r#"{"type":"a"}"#.to_owned(), "]}]}"),
+        (ASSISTANT, called.to_owned(), "]}]}"),
+        (ASSISTANT, format!(r#"{called},{}"#, text("a")), "]}]}"),
+        (ASSISTANT, r#"{"type":"server_tool_use","input":[["\n\""]]}"#.to_owned(), "]}]}"),
+        (
+            ASSISTANT,
+            r#"{"type":"thinking","thinking":"aaaaaaaaaaaaaaaaaaaaaaaaa"}"#.to_owned(),
+            "]}]}",
+        ),
+        (
+            r#"{"max_tokens":1,"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":""#,
+            "a".repeat(500),
+            r#""}]}]}"#,
+        ),
+        (
+            TURNS,
+            format!("{},{}", turn("user", r#""a""#), turn("assistant", &format!("[{}]", tool("")))),
+            "]}",
+        ),
+        (
+            TURNS,
+            format!(
+                "{},{}",
+                turn("assistant", &format!("[{}]", tool(""))),
+                turn("user", &format!("[{}]", result(r#""""#)))
+            ),
+            "]}",
+        ),
+        (
+            TURNS,
+            format!("{},{}", turn("user", r#""a""#), turn("system", r#"[{"type":"a"}]"#)),
+            "]}",
+        ),
+        (TURNS, turn("system", r#""a""#), "]}"),
+        (TOOLS, r#"{"type":"a"}"#.to_owned(), "]}"),
         (USER, text(""), "]}]}"),
         (USER, text("a"), "]}]}"),
         (USER, r#"{"type":"tool_result","tool_use_id":""}"#.to_owned(), "]}]}"),
@@ -124,7 +185,7 @@ fn a_translated_message_takes_no_more_than_was_reckoned() {
         for count in [1, 2, 33, 1_025, 16_385] {
             let body = of_many((before, &value, after), count);
             let reckoned = cost::of_request(Operation::Messages, body.as_bytes());
-            let (taken, made) = most(|| messages::request(body.as_bytes(), "served"));
+            let (taken, made) = most(|| messages::request(body.as_bytes(), &ENGINE));
             let is_wrong = value.starts_with(r"\u0041");
             assert_eq!(made.is_err(), is_wrong, "{value}: {:?}", made.err());
             assert!(taken as u64 <= reckoned, "{count} {value}: {taken} of {reckoned}");
@@ -324,9 +385,11 @@ proptest! {
     ) {
         let blocks: Vec<_> =
             blocks.iter().flat_map(|(block, count)| vec![block.as_str(); *count]).collect();
-        let body = of_many((USER, &blocks.join(","), "]}]}"), 1);
+        // Something must be the user's own.
+        let end = r#",{"type":"text","text":"a"}]}]}"#;
+        let body = of_many((USER, &blocks.join(","), end), 1);
         let reckoned = cost::of_request(Operation::Messages, body.as_bytes());
-        let (taken, made) = most(|| messages::request(body.as_bytes(), "served"));
+        let (taken, made) = most(|| messages::request(body.as_bytes(), &ENGINE));
         prop_assert!(made.is_ok(), "{:?}", made.err());
         prop_assert!(taken as u64 <= reckoned, "{taken} of {reckoned}");
     }

@@ -4,19 +4,28 @@
 use std::collections::HashSet;
 
 use sans_io::api::messages::{
-    Assembly, HistoryIds, MessageStream, Origin, count_request, count_response, finite, request,
-    response,
+    Assembly, Engine, HistoryIds, MessageStream, Origin, count_request, count_response, finite,
+    request, response,
 };
 use sans_io::codec::sse::frames;
+use sans_io::seam::{ReasoningNames, SystemMessages};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// The bytes as a body and as a chat stream. Panics when something comes out that is no JSON or no
-/// Message, when the stream's events depend on how its frames arrive, or when a Message depends on
-/// the form in which it is told.
+#[path = "template.rs"]
+pub(crate) mod template;
+
+/// The bytes as a body and as a chat stream. Panics when something comes out that is no JSON, that
+/// a chat template may refuse, or that is no Message, when the stream's events depend on how its
+/// frames arrive, or when a Message depends on the form in which it is told.
 pub(crate) fn check(data: &[u8]) {
-    for body in [request(data, "m"), count_request(data, "m")].into_iter().flatten() {
-        is_object(&body);
+    for system_messages in [SystemMessages::First, SystemMessages::Anywhere, SystemMessages::None] {
+        let engine = Engine { model: "m", system_messages, reasoning_names: ReasoningNames::Both };
+        for request in [request(data, &engine), count_request(data, &engine)].into_iter().flatten()
+        {
+            is_object(&request.body);
+            template::accept(&request.body, system_messages);
+        }
     }
     if let Ok(body) = count_response(data) {
         is_object(&body);

@@ -101,6 +101,8 @@ pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
         "backend": "external",
         "dialects": ["openai"],
         "stream_usage": false,
+        "system_messages": "first",
+        "reasoning_names": "both",
         "redacted_names": [],
         "response_headers": [],
         "proxy_denied": [],

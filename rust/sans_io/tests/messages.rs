@@ -24,3 +24,5 @@ mod requests;
 mod responses;
 #[path = "messages/streams.rs"]
 mod streams;
+#[path = "messages/templates.rs"]
+mod templates;

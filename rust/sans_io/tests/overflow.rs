@@ -11,7 +11,7 @@
 use proptest::prelude::*;
 use sans_io::api::engine_error::{fix_error_frames, reshape, true_status};
 use sans_io::api::error::Dialect;
-use sans_io::api::messages::MessageStream;
+use sans_io::api::messages::{HistoryIds, MessageStream, Origin};
 use serde_json::{Value, json};
 
 /// What Anthropic's servers would say.
@@ -354,7 +354,12 @@ fn each_dialects_clients_know_it_in_streams() {
         openais_clients_know(&data(&fixed, "data: ")["error"], message);
         assert_eq!(fix_error_frames(&fixed, Dialect::OpenAi, &[]), None, "settled at once");
         let mut translated = Vec::new();
-        MessageStream::new("m", "msg_1").feed(frame.as_bytes(), &mut translated);
+        MessageStream::new(Origin {
+            model: "m".into(),
+            message_id: "msg_1".to_owned(),
+            history: HistoryIds::default(),
+        })
+        .feed(frame.as_bytes(), &mut translated);
         anthropics_clients_know(&data(&translated, "event: error\ndata: ")["error"], said);
         assert_eq!(fix_error_frames(&translated, Dialect::Anthropic, &[]), None, "settled");
         let event = format!("event: error\ndata: {}\n\n", json!({"type": "error", "error": error}));

@@ -16,6 +16,7 @@ FOR_RUNNING_ENGINES = {
     "timeouts",
     "max_in_flight",
     "response_headers",
+    "system_messages",
     "replicas",
     "max_surge",
     "target_in_flight",

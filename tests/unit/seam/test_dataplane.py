@@ -20,9 +20,14 @@ import pytest
 from certificates import issue
 
 import seam_samples
-from gpustack_fast.backends import Dialect
+from gpustack_fast.backends import Dialect, ReasoningNames
 from gpustack_fast.config import CorsConfig, LimitsConfig, TimeoutsConfig
-from gpustack_fast.config.schema import AccessPolicy, ModelTimeoutsConfig, StatusClass
+from gpustack_fast.config.schema import (
+    AccessPolicy,
+    ModelTimeoutsConfig,
+    StatusClass,
+    SystemMessages,
+)
 from gpustack_fast.config.server import LogFormat, LogLevel
 from gpustack_fast.engines.replica import InstanceState
 from gpustack_fast.keys.store import Scope
@@ -109,6 +114,8 @@ TABLE = documents.Table(
             backend="external",
             dialects=["openai", "anthropic"],
             stream_usage=True,
+            system_messages="anywhere",
+            reasoning_names="both",
             redacted_names=["/models/s"],
             response_headers=["x-queue-time"],
             proxy_denied=["/sleep"],
@@ -268,6 +275,8 @@ def listed_by_rust(error: str) -> set[str]:
         (CONFIG, ("log_format",), "", LogFormat),
         (TABLE, ("models", 0, "instances", 0, "state"), "i-1", InstanceState),
         (TABLE, ("models", 0, "dialects", 0), "m", Dialect),
+        (TABLE, ("models", 0, "system_messages"), "m", SystemMessages),
+        (TABLE, ("models", 0, "reasoning_names"), "m", ReasoningNames),
         (TABLE, ("routes", 0, "access_policy"), "r", AccessPolicy),
         (TABLE, ("routes", 0, "targets", 0, "fallback", 0), "r", StatusClass),
         (TABLE, ("metrics", 0, "kind"), "own", documents.MetricKind),

@@ -29,6 +29,7 @@ NEVER = frozenset(
         "x-request-id",
         "request-id",
         "x-upstream-request-id",
+        "x-gpustack-untranslated",
         "x-content-type-options",
         "set-cookie",
         "set-cookie2",

@@ -45,7 +45,7 @@ use sans_io::{
     codec::{
         http1::{ResponseHead, WireError},
         inflate::{self, Caps},
-        response_fields::Sender,
+        response_fields::{Sender, UNTRANSLATED},
         websocket,
     },
     seam::Timeouts,
@@ -173,6 +173,9 @@ where
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return upgraded(&context.parts().headers, head, exchange);
+    }
+    if plan.untranslated() > 0 {
+        head.headers.insert(UNTRANSLATED, plan.untranslated().into());
     }
     let is_event_stream = plan.is_event_stream(&head, exchange.upload().asks_stream());
     let relay = relay(context, plan, (&mut head, is_event_stream), dispatch, exchange)?;

@@ -21,9 +21,9 @@ const ALLOWED: [&str; 8] = [
 ];
 /// Prefixes of their families of headers; `anthropic-dangerous-direct-browser-access` is one.
 const ALLOWED_FAMILIES: [&str; 3] = ["anthropic-", "openai-", "x-stainless-"];
-/// Response headers that the SDKs read.
-const EXPOSED: &str =
-    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, server-timing";
+/// Response headers that the SDKs read, and what this server says of a response.
+const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, \
+     server-timing, x-gpustack-untranslated";
 /// Methods of paths that are not in the path table.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// The request headers that a response to a preflight depends on.

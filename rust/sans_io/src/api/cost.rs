@@ -4,6 +4,8 @@
 //! bounds hold for the worst shape of each document (`core/tests/translation_memory.rs` measures
 //! them), and ordinary ones cost less.
 
+use memchr::memmem;
+
 use crate::{api::endpoints::Operation, codec::json::Census};
 
 /// The most bytes that one translation may take, the document itself included. What would take more
@@ -22,8 +24,11 @@ pub(crate) const MEASURED: usize = 64 * 1024;
 /// A buffer that is doubled as it grows takes so many times what is in it.
 const DOUBLED: usize = 3;
 
+/// What Anthropic's own tools are as functions: a request has one of each at most.
+const CLIENT_TOOLS: usize = 16 * 1024;
+
 /// The bytes for each value of a Messages request: its places in lists, twice while they grow, and
-/// what is written around it.
+/// what is written around it or in its place.
 const MESSAGES_VALUE: usize = 192;
 /// The same of a request for a ranking.
 const RERANK_VALUE: usize = 112;
@@ -55,10 +60,18 @@ pub fn of_request(operation: Operation, body: &[u8]) -> u64 {
         | Operation::Plain
         | Operation::Generate
         | Operation::CreateResponse => {
-            written(body.len() + census.expansion()) + MESSAGES_VALUE * values
+            let length = body.len() + census.expansion();
+            written(length) + thinking(body, &census) + MESSAGES_VALUE * values + CLIENT_TOOLS
         }
     };
     (cost + keys + FIXED) as u64
+}
+
+/// What an assistant thought is written under two names.
+fn thinking(body: &[u8], census: &Census) -> usize {
+    let may_think =
+        memmem::find(body, b"\"thinking\"").is_some() || census.longest_escaped_key() > 0;
+    if may_think { written(body.len()) - body.len() } else { 0 }
 }
 
 /// The same for a chat completion of this length that becomes a Message.

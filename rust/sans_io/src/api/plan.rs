@@ -41,6 +41,8 @@ pub struct Translation {
     /// None: the client's body is sent as it is.
     body: Option<Bytes>,
     response: Translated,
+    /// How much of the request the engine does not get, or in words only.
+    untranslated: u32,
 }
 
 /// What the response becomes.
@@ -63,6 +65,11 @@ pub fn translate(
 ) -> Result<Translation, ApiError> {
     let rejected = |message| ApiError::new(Cause::BadRequest, message);
     let name = &target.served_name;
+    let engine = messages::Engine {
+        model: name,
+        system_messages: target.model.system_messages,
+        reasoning_names: target.model.reasoning_names,
+    };
     Ok(match inference.operation {
         Operation::Rerank => {
             let engine =
@@ -76,21 +83,31 @@ pub fn translate(
                     prepared: Box::new(prepared),
                     model: Arc::clone(&route.name),
                 }),
+                untranslated: 0,
             }
         }
         Operation::CountTokens => {
             let request =
-                messages::count_request(body, name).map_err(|error| rejected(error.message))?;
-            let response = Translated::TokenCount;
-            Translation { path: CHAT, body: Some(request.into()), response }
+                messages::count_request(body, &engine).map_err(|error| rejected(error.message))?;
+            Translation {
+                path: CHAT,
+                body: Some(request.body.into()),
+                response: Translated::TokenCount,
+                untranslated: request.untranslated,
+            }
         }
         Operation::Messages
         | Operation::Plain
         | Operation::Generate
         | Operation::CreateResponse => {
-            let request = messages::request(body, name).map_err(|error| rejected(error.message))?;
-            let response = Translated::Message { history: HistoryIds::default() };
-            Translation { path: CHAT, body: Some(request.into()), response }
+            let request =
+                messages::request(body, &engine).map_err(|error| rejected(error.message))?;
+            Translation {
+                path: CHAT,
+                body: Some(request.body.into()),
+                response: Translated::Message { history: request.history },
+                untranslated: request.untranslated,
+            }
         }
     })
 }
@@ -175,6 +192,11 @@ impl Plan {
     /// is the generic proxy's.
     pub fn sender(&self, proxied: bool) -> Sender<'_> {
         if proxied { Sender::Proxied } else { Sender::Engine(&self.target.model.response_headers) }
+    }
+
+    /// How many blocks and tools of the request the engine does not get, or in words only.
+    pub fn untranslated(&self) -> u32 {
+        self.translation.as_ref().map_or(0, |translation| translation.untranslated)
     }
 
     /// Takes that body, so that it is freed as it is sent.

@@ -33,6 +33,9 @@ pub enum Fate {
     Withheld,
 }
 
+/// How many blocks and tools of a translated request its engine did not get, or in words only.
+pub const UNTRANSLATED: HeaderName = HeaderName::from_static("x-gpustack-untranslated");
+
 /// The name under which an engine's own request id passes.
 pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
 
@@ -98,6 +101,7 @@ fn is_replaced(name: &[u8]) -> bool {
                 | b"date"
                 | b"server"
                 | b"x-upstream-request-id"
+                | b"x-gpustack-untranslated"
                 | b"x-content-type-options"
                 | b"x-accel-buffering"
         )
@@ -183,8 +187,8 @@ mod tests {
         sec-websocket-version";
     const REPLACED: &str = "connection keep-alive proxy-connection proxy-authenticate \
         proxy-authorization te trailer transfer-encoding upgrade http2-settings content-length \
-        date server x-upstream-request-id x-content-type-options x-accel-buffering \
-        access-control-*";
+        date server x-upstream-request-id x-gpustack-untranslated x-content-type-options \
+        x-accel-buffering access-control-*";
     const REQUEST_IDS: &str = "x-request-id request-id";
     const DANGEROUS: &str = "set-cookie set-cookie2 clear-site-data strict-transport-security \
         public-key-pins public-key-pins-report-only expect-ct alt-svc accept-ch \

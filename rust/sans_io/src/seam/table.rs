@@ -37,6 +37,10 @@ pub struct ModelEntry {
     pub dialects: Vec<Dialect>,
     /// Whether its engines know `stream_options.include_usage`.
     pub stream_usage: bool,
+    /// The system messages that a translated request may have.
+    pub system_messages: SystemMessages,
+    /// The names under which its engines take what an assistant thought.
+    pub reasoning_names: ReasoningNames,
     /// Further names and paths that its engines call it by, and that no client may see, in errors
     /// neither.
     pub redacted_names: Vec<String>,
@@ -233,6 +237,28 @@ pub enum Dialect {
     Anthropic,
     /// The rerank API of text-embeddings-inference.
     Tei,
+}
+
+/// The names under which an engine takes what an assistant thought, in a chat's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningNames {
+    /// `reasoning` alone: it rejects members that it does not know.
+    Reasoning,
+    /// `reasoning` and `reasoning_content`, of which it reads the one that it knows.
+    Both,
+}
+
+/// The system messages that a model's chat template takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SystemMessages {
+    /// One, at the beginning.
+    First,
+    /// Any number, between turns too.
+    Anywhere,
+    /// None at all.
+    None,
 }
 
 /// The clients that may use a route.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    seam::{ModelTimeouts, StatusClass, Wake},
+    seam::{ModelTimeouts, ReasoningNames, StatusClass, SystemMessages, Wake},
     table::{
         instance::{IdleListener, Instance, Lease, NoLease},
         metrics::RouteMetrics,
@@ -31,6 +31,10 @@ pub struct Model {
     pub speaks_tei: bool,
     /// Whether its engines know `stream_options.include_usage`.
     pub stream_usage: bool,
+    /// The system messages that a translated request may have.
+    pub system_messages: SystemMessages,
+    /// The names under which its engines take what an assistant thought.
+    pub reasoning_names: ReasoningNames,
     /// Further names of its engines for it, which no client may see.
     pub redacted_names: Vec<String>,
     /// Fields of its engines' responses that reach clients, beside those that all do. In lower

@@ -255,6 +255,8 @@ fn build_model(
         speaks_tei: entry.dialects.contains(&Dialect::Tei),
         served_name: entry.served_name.into(),
         stream_usage: entry.stream_usage,
+        system_messages: entry.system_messages,
+        reasoning_names: entry.reasoning_names,
         redacted_names: entry.redacted_names,
         response_headers: entry
             .response_headers

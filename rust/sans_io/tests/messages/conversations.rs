@@ -2,7 +2,8 @@
 //! inverse that is written here, slowly and plainly. They mean the same.
 
 use proptest::prelude::*;
-use sans_io::api::messages::request;
+use sans_io::api::messages::{Engine, request};
+use sans_io::seam::{ReasoningNames, SystemMessages};
 use serde_json::{Value, json};
 
 /// The meaning of a conversation, however it is written.
@@ -79,19 +80,21 @@ fn shown() -> impl Strategy<Value = Shown> {
     ]
 }
 
-fn user() -> impl Strategy<Value = Turn> {
-    let result = ("t[0-9]{1,2}", prop::option::of(text()), any::<bool>()).prop_map(
-        |(id, text, is_error)| ToolResult { id, text: text.unwrap_or_default(), is_error },
-    );
-    (prop::collection::vec(result, 0..3), prop::collection::vec(shown(), 0..4))
-        .prop_filter("says something", |(results, shown)| !results.is_empty() || !shown.is_empty())
-        .prop_map(|(results, shown)| Turn::User { results, shown })
+/// The results of the calls before it, and what the user shows.
+type UserWords = (Vec<(Option<String>, bool)>, Vec<Shown>);
+
+fn user() -> impl Strategy<Value = UserWords> {
+    let result = (prop::option::of(text()), any::<bool>());
+    (prop::collection::vec(result, 4), prop::collection::vec(shown(), 0..4))
 }
 
 fn assistant() -> impl Strategy<Value = Turn> {
     let call = ("t[0-9]{1,2}", "[a-z_]{1,8}", written_object())
         .prop_map(|(id, name, input)| Call { id, name, input });
     (prop::option::of(text()), prop::option::of(text()), prop::collection::vec(call, 0..3))
+        .prop_filter("says something", |(thinking, text, calls)| {
+            thinking.is_some() || text.is_some() || !calls.is_empty()
+        })
         .prop_map(|(thinking, text, calls)| Turn::Assistant {
             thinking: thinking.unwrap_or_default(),
             text: text.unwrap_or_default(),
@@ -103,11 +106,11 @@ fn conversation() -> impl Strategy<Value = Conversation> {
     let tool = ("[a-z_]{1,8}", prop::option::of(text()), written_object())
         .prop_map(|(name, description, schema)| Tool { name, description, schema });
     let turns = prop::collection::vec((user(), assistant()), 1..4);
-    (prop::option::of(text()), turns, prop::collection::vec(tool, 0..3)).prop_map(
-        |(system, turns, tools)| {
+    (prop::option::of(text()), (turns, user()), prop::collection::vec(tool, 0..3)).prop_map(
+        |(system, (turns, end), tools)| {
             Conversation {
                 system: system.unwrap_or_default(),
-                turns: turns.into_iter().flat_map(|(user, assistant)| [user, assistant]).collect(),
+                turns: joined_turns(turns, end),
                 // Two of one name would be hard to tell apart.
                 tools: tools
                     .into_iter()
@@ -117,6 +120,34 @@ fn conversation() -> impl Strategy<Value = Conversation> {
             }
         },
     )
+}
+
+/// The turns one after the other, each call with an id of its own and a result behind it.
+fn joined_turns(turns: Vec<(UserWords, Turn)>, end: UserWords) -> Vec<Turn> {
+    let mut joined = Vec::new();
+    let mut open = Vec::new();
+    let mut ids = 0..;
+    let ends = turns.into_iter().map(|(user, assistant)| (user, Some(assistant)));
+    for ((results, mut shown), assistant) in ends.chain([(end, None)]) {
+        if open.is_empty() && shown.is_empty() {
+            shown.push(Shown::Text("Go on.".to_owned()));
+        }
+        let result = |(id, (text, is_error)): (String, (Option<String>, bool))| ToolResult {
+            id,
+            text: text.unwrap_or_default(),
+            is_error,
+        };
+        let results = std::mem::take(&mut open).into_iter().zip(results).map(result).collect();
+        joined.push(Turn::User { results, shown });
+        if let Some(Turn::Assistant { thinking, text, mut calls }) = assistant {
+            for (call, number) in calls.iter_mut().zip(&mut ids) {
+                call.id = format!("{}_{number}", call.id);
+            }
+            open = calls.iter().map(|call| call.id.clone()).collect();
+            joined.push(Turn::Assistant { thinking, text, calls });
+        }
+    }
+    joined
 }
 
 /// Writes conversations as Messages requests, each choice of words by the next of the numbers.
@@ -196,7 +227,10 @@ impl Writer<'_> {
             json!({"type": "tool_result", "tool_use_id": result.id, "content": content, "is_error": result.is_error})
                 .to_string()
         });
-        let results: Vec<String> = results.collect();
+        let mut results: Vec<String> = results.collect();
+        if self.chance() {
+            results.reverse();
+        }
         let shown = shown.iter().map(|shown| {
             let block = match shown {
                 Shown::Text(text) => json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}),
@@ -317,6 +351,7 @@ fn read_assistant(message: &Value) -> Turn {
             || message["content"].as_str().is_some_and(|text| !text.is_empty()),
         "{message}"
     );
+    assert_eq!(message["reasoning"], message["reasoning_content"]);
     Turn::Assistant {
         thinking: message["reasoning"].as_str().unwrap_or_default().to_owned(),
         text: message["content"].as_str().unwrap_or_default().to_owned(),
@@ -350,7 +385,8 @@ proptest! {
         dice in prop::collection::vec(any::<u8>(), 1..30),
     ) {
         let body = Writer { dice: dice.iter().cycle() }.body(&conversation);
-        let chat = request(body.as_bytes(), "engine").unwrap();
+        let engine = Engine { model: "engine", system_messages: SystemMessages::First, reasoning_names: ReasoningNames::Both };
+        let chat = request(body.as_bytes(), &engine).unwrap().body;
         prop_assert_eq!(read_back(&chat), conversation, "{}", body);
     }
 }

@@ -1,34 +1,36 @@
-//! Translates the conversation: turns with blocks into chat messages.
+//! Translates the blocks of turns into what chat messages consist of.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::error::TranslateError;
-use super::json::{Raw, Text, inside, list, literal, object, word};
+use super::json::{Raw, Text, decoded, inside, list, literal, object, raw, word};
+use super::words;
+use crate::api::tool_ids;
 
-/// Prefix of a block that coding agents put before their system prompt. It differs in each request,
-/// which spoils the engine's prefix cache, and tells the model nothing.
-const BILLING_HEADER: &str = "x-anthropic-billing-header";
-
-/// The separator of two system texts; the inside of a JSON string.
-const EMPTY_LINE: &str = "\\n\\n";
+/// The separator of two texts that stand for themselves; the inside of a JSON string.
+pub(super) const EMPTY_LINE: &str = "\\n\\n";
 
 /// A chat message.
-#[derive(Serialize)]
 pub(super) struct Message<'a> {
-    role: &'static str,
-    content: Content<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<ToolCall<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool_call_id: Raw<'a>,
+    pub(super) role: &'static str,
+    pub(super) content: Content<'a>,
+    pub(super) reasoning: Option<Reasoning<'a>>,
+    pub(super) tool_calls: Vec<ToolCall<'a>>,
+    pub(super) tool_call_id: Option<Text<'a>>,
+}
+
+/// What an assistant thought.
+pub(super) struct Reasoning<'a> {
+    pub(super) text: Text<'a>,
+    /// The names under which the engine is told.
+    pub(super) names: &'static [&'static str],
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Content<'a> {
+pub(super) enum Content<'a> {
     Null,
     Text(Text<'a>),
     Parts(Vec<Part<'a>>),
@@ -36,19 +38,19 @@ enum Content<'a> {
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Part<'a> {
+pub(super) enum Part<'a> {
     Text { text: Text<'a> },
     ImageUrl { image_url: ImageUrl<'a> },
 }
 
 #[derive(Serialize)]
-struct ImageUrl<'a> {
+pub(super) struct ImageUrl<'a> {
     url: Text<'a>,
 }
 
 #[derive(Serialize)]
-struct ToolCall<'a> {
-    id: &'a RawValue,
+pub(super) struct ToolCall<'a> {
+    id: Text<'a>,
     #[serde(rename = "type")]
     kind: &'static str,
     function: Function<'a>,
@@ -60,23 +62,28 @@ struct Function<'a> {
     arguments: Text<'a>,
 }
 
-#[derive(Deserialize)]
-struct Turn<'a> {
-    #[serde(borrow)]
-    role: Raw<'a>,
-    #[serde(borrow)]
-    content: Raw<'a>,
+/// What becomes of a block, or of a part of it.
+pub(super) enum Shown<'a> {
+    /// The same, in a chat.
+    Part(Part<'a>),
+    /// Words in place of what no chat engine can read.
+    Words(Text<'a>),
+    /// Nothing: it was for Anthropic's servers alone.
+    Nothing,
 }
 
 /// The members that any kind of block can have, as far as they matter here.
 #[derive(Deserialize)]
-struct Block<'a> {
+pub(super) struct Block<'a> {
+    /// All of it.
+    #[serde(skip, default = "nothing")]
+    pub(super) whole: &'a RawValue,
     #[serde(borrow, rename = "type")]
-    kind: Raw<'a>,
+    pub(super) kind: &'a RawValue,
     #[serde(borrow)]
-    text: Raw<'a>,
+    pub(super) text: Raw<'a>,
     #[serde(borrow)]
-    thinking: Raw<'a>,
+    pub(super) thinking: Raw<'a>,
     #[serde(borrow)]
     source: Raw<'a>,
     #[serde(borrow)]
@@ -90,11 +97,16 @@ struct Block<'a> {
     #[serde(borrow)]
     input: Raw<'a>,
     #[serde(borrow)]
-    tool_use_id: Raw<'a>,
+    pub(super) tool_use_id: Raw<'a>,
     #[serde(borrow)]
-    content: Raw<'a>,
+    pub(super) content: Raw<'a>,
     #[serde(borrow)]
-    is_error: Raw<'a>,
+    pub(super) is_error: Raw<'a>,
+}
+
+/// In place of a block that has not been set yet.
+fn nothing<'a>() -> &'a RawValue {
+    RawValue::NULL
 }
 
 /// The source of an image or a document.
@@ -112,252 +124,71 @@ struct Source<'a> {
     content: Raw<'a>,
 }
 
-/// `system` and `messages` as chat messages.
-pub(super) fn messages<'a>(
-    system: Raw<'a>,
-    messages: Raw<'a>,
-) -> Result<Vec<Message<'a>>, TranslateError> {
-    let turns = messages.and_then(list).filter(|turns| !turns.is_empty());
-    let turns = turns.ok_or_else(|| {
-        TranslateError::new("`messages` must be a list with at least one message.")
-    })?;
-    let mut conversation = Conversation::default();
-    if let Some(system) = system {
-        conversation.system(system, "system")?;
-    }
-    for (at, raw) in turns.into_iter().enumerate() {
-        let place = format!("messages[{at}]");
-        let turn: Turn<'_> =
-            object(raw).ok_or_else(|| wrong(&place, "an object with `role` and `content`"))?;
-        let content = turn
-            .content
-            .ok_or_else(|| wrong(&format!("{place}.content"), "a string or a list of blocks"))?;
-        let place = format!("{place}.content");
-        match turn.role.and_then(word).as_deref() {
-            Some("user") => conversation.user(content, &place)?,
-            Some("assistant") => conversation.assistant(content, &place)?,
-            Some("system") => conversation.system(content, &place)?,
-            _ => {
-                return Err(wrong(
-                    &format!("messages[{at}].role"),
-                    "`user`, `assistant` or `system`",
-                ));
-            }
-        }
-    }
-    Ok(conversation.finish())
-}
-
-/// The chat messages so far, and the turn that the next message may still belong to.
-#[derive(Default)]
-struct Conversation<'a> {
-    messages: Vec<Message<'a>>,
-    turn: Pending<'a>,
-}
-
-#[derive(Default)]
-enum Pending<'a> {
-    #[default]
-    Nothing,
-    System(Vec<&'a str>),
-    User(UserTurn<'a>),
-    Assistant(AssistantTurn<'a>),
-}
-
-#[derive(Default)]
-struct UserTurn<'a> {
-    /// The results of tools: they follow the calls directly, before the user's own words.
-    results: Vec<Message<'a>>,
-    /// The images of results, which a message of the role `tool` cannot have.
-    pictures: Vec<Part<'a>>,
-    parts: Vec<Part<'a>>,
-}
-
-#[derive(Default)]
-struct AssistantTurn<'a> {
-    texts: Vec<&'a str>,
-    thinking: Vec<&'a str>,
-    calls: Vec<ToolCall<'a>>,
-}
-
-impl<'a> Conversation<'a> {
-    fn system(&mut self, content: &'a RawValue, place: &str) -> Result<(), TranslateError> {
-        let mut texts = Vec::new();
-        if let Some(text) = inside(content) {
-            texts.push(text);
-        } else {
-            for block in blocks(content, place)? {
-                let (block, place) = block?;
-                if block.kind.is_none_or(|kind| kind.get() != "\"text\"") {
-                    return Err(unknown_block(&block, &place));
-                }
-                texts.extend(
-                    Some(text_of(&block, &place)?).filter(|text| !text.starts_with(BILLING_HEADER)),
-                );
-            }
-        }
-        if !matches!(self.turn, Pending::System(_)) {
-            self.end_turn();
-            self.turn = Pending::System(Vec::new());
-        }
-        if let Pending::System(so_far) = &mut self.turn {
-            so_far.extend(texts.into_iter().filter(|text| !text.is_empty()));
-        }
-        Ok(())
-    }
-
-    fn user(&mut self, content: &'a RawValue, place: &str) -> Result<(), TranslateError> {
-        if !matches!(self.turn, Pending::User(_)) {
-            self.end_turn();
-            self.turn = Pending::User(UserTurn::default());
-        }
-        let Pending::User(turn) = &mut self.turn else { return Ok(()) };
-        if inside(content).is_some() {
-            turn.parts.push(Part::Text { text: Text::Whole(content) });
-            return Ok(());
-        }
-        for block in blocks(content, place)? {
-            let (block, place) = block?;
-            if block.kind.is_some_and(|kind| kind.get() == "\"tool_result\"") {
-                turn.result(&block, &place)?;
-            } else {
-                turn.parts.extend(parts(&block, &place)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn assistant(&mut self, content: &'a RawValue, place: &str) -> Result<(), TranslateError> {
-        if !matches!(self.turn, Pending::Assistant(_)) {
-            self.end_turn();
-            self.turn = Pending::Assistant(AssistantTurn::default());
-        }
-        let Pending::Assistant(turn) = &mut self.turn else { return Ok(()) };
-        if let Some(text) = inside(content) {
-            turn.texts.push(text);
-            return Ok(());
-        }
-        for block in blocks(content, place)? {
-            let (block, place) = block?;
-            match block.kind.and_then(word).as_deref() {
-                Some("text") => turn.texts.push(text_of(&block, &place)?),
-                Some("thinking") => turn.thinking.push(string(block.thinking, &place, "thinking")?),
-                Some("redacted_thinking") => {}
-                Some("tool_use") => turn.calls.push(tool_call(&block, &place)?),
-                _ => return Err(unknown_block(&block, &place)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends the message of the pending turn.
-    fn end_turn(&mut self) {
-        match std::mem::take(&mut self.turn) {
-            Pending::Nothing => {}
-            Pending::System(texts) => {
-                if !texts.is_empty() {
-                    let text = Content::Text(Text::joined(&texts, EMPTY_LINE));
-                    self.messages.push(Message::new("system", text));
-                }
-            }
-            Pending::User(turn) => turn.end(&mut self.messages),
-            Pending::Assistant(turn) => self.messages.push(turn.message()),
-        }
-    }
-
-    fn finish(mut self) -> Vec<Message<'a>> {
-        self.end_turn();
-        self.messages
-    }
-}
-
 impl<'a> Message<'a> {
-    fn new(role: &'static str, content: Content<'a>) -> Self {
+    pub(super) fn new(role: &'static str, content: Content<'a>) -> Self {
         Self { role, content, reasoning: None, tool_calls: Vec::new(), tool_call_id: None }
     }
 }
 
-impl<'a> UserTurn<'a> {
-    fn result(&mut self, block: &Block<'a>, place: &str) -> Result<(), TranslateError> {
-        string(block.tool_use_id, place, "tool_use_id")?;
-        let mut texts = Vec::new();
-        match block.content {
-            None => {}
-            Some(content) if inside(content).is_some() => texts.push(Text::Whole(content)),
-            Some(content) => {
-                for inner in blocks(content, &format!("{place}.content"))? {
-                    let (inner, place) = inner?;
-                    for part in parts(&inner, &place)? {
-                        match part {
-                            Part::Text { text } => texts.push(text),
-                            picture @ Part::ImageUrl { .. } => self.pictures.push(picture),
-                        }
-                    }
-                }
+impl Serialize for Message<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("role", self.role)?;
+        members.serialize_entry("content", &self.content)?;
+        if let Some(Reasoning { text, names }) = &self.reasoning {
+            for name in *names {
+                members.serialize_entry(name, text)?;
             }
         }
-        let is_error = block.is_error.is_some_and(|is_error| is_error.get() == "true");
-        let insides = texts.iter().map(Text::inside).collect::<Vec<_>>();
-        let prefix = if is_error { "Error: " } else { "" };
-        let content = Content::Text(Text::prefixed(prefix, &insides, "\\n"));
-        self.results
-            .push(Message { tool_call_id: block.tool_use_id, ..Message::new("tool", content) });
-        Ok(())
-    }
-
-    fn end(self, messages: &mut Vec<Message<'a>>) {
-        let only_results =
-            !self.results.is_empty() && self.pictures.is_empty() && self.parts.is_empty();
-        messages.extend(self.results);
-        if only_results {
-            return;
+        if !self.tool_calls.is_empty() {
+            members.serialize_entry("tool_calls", &self.tool_calls)?;
         }
-        let mut parts: Vec<_> = self.pictures.into_iter().chain(self.parts).collect();
-        // A plain string is what every chat template can take.
-        let content = match parts.pop() {
-            None => Content::Text(Text::written("")),
-            Some(Part::Text { text }) if parts.is_empty() => Content::Text(text),
-            Some(last) => {
-                parts.push(last);
-                Content::Parts(parts)
-            }
-        };
-        messages.push(Message::new("user", content));
+        if let Some(id) = &self.tool_call_id {
+            members.serialize_entry("tool_call_id", id)?;
+        }
+        members.end()
     }
 }
 
-impl<'a> AssistantTurn<'a> {
-    fn message(self) -> Message<'a> {
-        let is_silent = self.texts.iter().all(|text| text.is_empty());
-        let content = if is_silent && !self.calls.is_empty() {
-            Content::Null
-        } else {
-            Content::Text(Text::joined(&self.texts, ""))
-        };
-        let reasoning = (!self.thinking.is_empty()).then(|| Text::joined(&self.thinking, "\\n"));
-        Message { reasoning, tool_calls: self.calls, ..Message::new("assistant", content) }
+impl Block<'_> {
+    /// The name of its type; None for what is none.
+    pub(super) fn kind(&self) -> Option<String> {
+        word(self.kind)
     }
 }
 
-fn tool_call<'a>(block: &Block<'a>, place: &str) -> Result<ToolCall<'a>, TranslateError> {
-    let (id, name) = (block.id, block.name);
-    string(id, place, "id")?;
-    string(name, place, "name")?;
-    let (Some(id), Some(name)) = (id, name) else { return Err(wrong(place, "a tool call")) };
-    let input = block.input.map_or("{}", RawValue::get);
-    if !input.starts_with('{') {
-        return Err(wrong(&format!("{place}.input"), "an object"));
-    }
-    Ok(ToolCall {
-        id,
-        kind: "function",
-        function: Function { name, arguments: Text::Made(literal(input)) },
-    })
+/// The call of a `tool_use` block, and its id as the client knows it.
+pub(super) fn tool_call<'a>(
+    block: &Block<'a>,
+    place: &str,
+) -> Result<(ToolCall<'a>, &'a RawValue), TranslateError> {
+    let id = string_value(block.id, place, "id")?;
+    let name = string_value(block.name, place, "name")?;
+    let arguments =
+        arguments(block.input).ok_or_else(|| wrong(&format!("{place}.input"), "an object"))?;
+    let function = Function { name, arguments };
+    Ok((ToolCall { id: engine_id(id), kind: "function", function }, id))
 }
 
-/// The texts and images of a block of a user's turn or of a tool's result.
-fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateError> {
-    match block.kind.and_then(word).as_deref() {
+/// The id by which the engine knows a call.
+pub(super) fn engine_id(id: &RawValue) -> Text<'_> {
+    let own = inside(id).and_then(tool_ids::decode);
+    own.map_or(Text::Whole(id), |own| Text::written(&own))
+}
+
+/// A call's input as the text that chat engines take. Some clients send the text itself.
+fn arguments(input: Raw<'_>) -> Option<Text<'_>> {
+    let Some(input) = input else { return Some(Text::Made(literal("{}"))) };
+    if input.get().starts_with('{') {
+        return Some(Text::Made(literal(input.get())));
+    }
+    let text = decoded(input)?;
+    raw(&text).filter(|input| input.get().starts_with('{')).map(|_| Text::Whole(input))
+}
+
+/// What becomes of a block of a user's turn, of a tool's result or of a system message.
+pub(super) fn shown<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Shown<'a>>, TranslateError> {
+    match block.kind().as_deref() {
         Some("document") => document(block, place),
         Some("search_result") => {
             let mut lines = vec![string(block.source, place, "source")?];
@@ -368,73 +199,79 @@ fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateE
                 let (inner, place) = inner?;
                 lines.push(text_of(&inner, &place)?);
             }
-            Ok(vec![Part::Text { text: titled(block.title, &lines) }])
+            Ok(vec![Shown::Part(Part::Text { text: titled(block.title, &lines) })])
         }
         _ => Ok(text_or_image(block, place)?.into_iter().collect()),
     }
 }
 
-/// A text or an image; None for an empty text, on which some templates fail.
-fn text_or_image<'a>(block: &Block<'a>, place: &str) -> Result<Option<Part<'a>>, TranslateError> {
-    match block.kind.and_then(word).as_deref() {
+/// What becomes of a text, of an image, or of what no chat engine reads; None for an empty text, on
+/// which some templates fail.
+fn text_or_image<'a>(block: &Block<'a>, place: &str) -> Result<Option<Shown<'a>>, TranslateError> {
+    match block.kind().as_deref() {
         Some("text") => {
             let is_empty = text_of(block, place)?.is_empty();
-            Ok(block.text.filter(|_| !is_empty).map(|text| Part::Text { text: Text::Whole(text) }))
+            let text = block.text.filter(|_| !is_empty);
+            Ok(text.map(|text| Shown::Part(Part::Text { text: Text::Whole(text) })))
         }
-        Some("image") => {
-            Ok(Some(Part::ImageUrl { image_url: ImageUrl { url: image_url(block, place)? } }))
+        Some("image") => image(block, place).map(Some),
+        _ => {
+            Ok(Some(words::of_block(block.whole, block.kind).map_or(Shown::Nothing, Shown::Words)))
         }
-        _ => Err(unknown_block(block, place)),
     }
 }
 
-fn image_url<'a>(block: &Block<'a>, place: &str) -> Result<Text<'a>, TranslateError> {
+fn image<'a>(block: &Block<'a>, place: &str) -> Result<Shown<'a>, TranslateError> {
     let (source, place) = source(block, place)?;
-    match source.kind.and_then(word).as_deref() {
+    let url = match source.kind.and_then(word).as_deref() {
         Some("base64") => {
             let media_type = string(source.media_type, &place, "media_type")?;
             let data = string(source.data, &place, "data")?;
-            Ok(Text::joined(&["data:", media_type, ";base64,", data], ""))
+            Text::joined(&["data:", media_type, ";base64,", data], "")
         }
-        Some("url") => Ok(Text::joined(&[string(source.url, &place, "url")?], "")),
-        _ => Err(wrong(
-            &format!("{place}.type"),
-            "`base64` or `url`; this model's engine has no files",
-        )),
-    }
+        Some("url") => Text::joined(&[string(source.url, &place, "url")?], ""),
+        _ => return Ok(Shown::Words(words::lost_image())),
+    };
+    Ok(Shown::Part(Part::ImageUrl { image_url: ImageUrl { url } }))
 }
 
-fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateError> {
+fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Shown<'a>>, TranslateError> {
     let (source, place) = source(block, place)?;
     let heading: Vec<_> = block.context.and_then(inside).into_iter().collect();
+    let text = |text| {
+        let text = titled(block.title, &[&*heading, &[text]].concat());
+        Ok(vec![Shown::Part(Part::Text { text })])
+    };
     match source.kind.and_then(word).as_deref() {
-        Some("text") => {
-            let data = string(source.data, &place, "data")?;
-            Ok(vec![Part::Text { text: titled(block.title, &[heading, vec![data]].concat()) }])
-        }
+        Some("text") => text(string(source.data, &place, "data")?),
         Some("content") => {
             let content = source
                 .content
                 .ok_or_else(|| wrong(&format!("{place}.content"), "a string or blocks"))?;
-            if let Some(text) = inside(content) {
-                return Ok(vec![Part::Text {
-                    text: titled(block.title, &[heading, vec![text]].concat()),
-                }]);
+            if let Some(inside) = inside(content) {
+                return text(inside);
             }
             let has_heading = block.title.is_some() || !heading.is_empty();
-            let mut shown = Vec::from_iter(
-                has_heading.then(|| Part::Text { text: titled(block.title, &heading) }),
+            let mut parts = Vec::from_iter(
+                has_heading
+                    .then(|| Shown::Part(Part::Text { text: titled(block.title, &heading) })),
             );
             for inner in blocks(content, &format!("{place}.content"))? {
                 let (inner, place) = inner?;
-                shown.extend(text_or_image(&inner, &place)?);
+                parts.extend(text_or_image(&inner, &place)?);
             }
-            Ok(shown)
+            Ok(parts)
         }
-        _ => Err(TranslateError::new(format!(
-            "`{place}` is a PDF or another file, which this model's engine cannot read; send the document's text, or images \
-             of its pages."
-        ))),
+        kind => {
+            let known = [block.title, block.context, source.url];
+            let known: Vec<_> = known
+                .into_iter()
+                .flatten()
+                .filter_map(inside)
+                .filter(|text| !text.is_empty())
+                .collect();
+            Ok(vec![Shown::Words(words::lost(words::lost_document(kind), &known))])
+        }
     }
 }
 
@@ -454,16 +291,16 @@ fn source<'a>(block: &Block<'a>, place: &str) -> Result<(Source<'a>, String), Tr
 
 /// A content's blocks, each with its place in the request, for errors. They are read one by one:
 /// a list of them would be many times as long as the content.
-fn blocks<'a>(
+pub(super) fn blocks<'a>(
     content: &'a RawValue,
     place: &str,
 ) -> Result<impl Iterator<Item = Result<(Block<'a>, String), TranslateError>>, TranslateError> {
     let blocks = list(content).ok_or_else(|| wrong(place, "a string or a list of blocks"))?;
     let block = move |(at, raw): (usize, &'a RawValue)| {
         let place = format!("{place}[{at}]");
-        let block = object(raw)
+        let block: Block<'_> = object(raw)
             .ok_or_else(|| wrong(&place, "a block, which is an object with a `type`"))?;
-        Ok((block, place))
+        Ok((Block { whole: raw, ..block }, place))
     };
     Ok(blocks.into_iter().enumerate().map(block))
 }
@@ -477,22 +314,16 @@ fn string<'a>(raw: Raw<'a>, place: &str, key: &str) -> Result<&'a str, Translate
     raw.and_then(inside).ok_or_else(|| wrong(&format!("{place}.{key}"), "a string"))
 }
 
-fn wrong(place: &str, expected: &str) -> TranslateError {
+/// A member that must be a string.
+pub(super) fn string_value<'a>(
+    raw: Raw<'a>,
+    place: &str,
+    key: &str,
+) -> Result<&'a RawValue, TranslateError> {
+    raw.filter(|raw| inside(raw).is_some())
+        .ok_or_else(|| wrong(&format!("{place}.{key}"), "a string"))
+}
+
+pub(super) fn wrong(place: &str, expected: &str) -> TranslateError {
     TranslateError::new(format!("`{place}` must be {expected}."))
-}
-
-fn unknown_block(block: &Block<'_>, place: &str) -> TranslateError {
-    let kind = block.kind.map_or("no type".to_owned(), |kind| format!("the type {}", named(kind)));
-    TranslateError::new(format!(
-        "`{place}` has {kind}, which cannot stand there for this model's engine: it speaks chat completions, not the \
-         Messages API. Leave the block out."
-    ))
-}
-
-/// A type's name for a sentence; other values are not repeated.
-pub(super) fn named(kind: &RawValue) -> String {
-    let is_name = |name: &&str| {
-        name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    inside(kind).filter(is_name).map_or("(not a name)".to_owned(), |name| format!("`{name}`"))
 }

@@ -29,17 +29,29 @@ impl Text<'_> {
 
     /// The same behind a prefix, the inside of a string as well.
     pub(super) fn prefixed(prefix: &str, insides: &[&str], separator: &str) -> Self {
-        let inside: usize = insides.iter().map(|inside| inside.len() + separator.len()).sum();
+        Self::enclosed(prefix, insides, separator, "")
+    }
+
+    /// The same between a prefix and a suffix, the insides of strings as well.
+    pub(super) fn enclosed<T: AsRef<str>>(
+        prefix: &str,
+        insides: &[T],
+        separator: &str,
+        suffix: &str,
+    ) -> Self {
+        let length = |inside: &T| inside.as_ref().len() + separator.len();
+        let inside: usize = insides.iter().map(length).sum();
         // In one piece from the start: it may be most of a large document.
-        let mut made = String::with_capacity(prefix.len() + inside + 2);
+        let mut made = String::with_capacity(prefix.len() + inside + suffix.len() + 2);
         made.push('"');
         made.push_str(prefix);
         for (at, inside) in insides.iter().enumerate() {
             if at > 0 {
                 made.push_str(separator);
             }
-            made.push_str(inside);
+            made.push_str(inside.as_ref());
         }
+        made.push_str(suffix);
         made.push('"');
         Self::Made(made)
     }

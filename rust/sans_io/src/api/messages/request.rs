@@ -3,36 +3,51 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::chat::count;
-use super::content::{Message, messages};
+use super::content::Message;
+use super::conversation::{Chat, chat};
+use super::engine::Engine;
 use super::error::TranslateError;
+use super::history::HistoryIds;
 use super::json::{Raw, document, inside, list, object, word};
-use super::tools::{Tool, ToolChoice, tool_choice, tools};
+use super::numbers::whole;
+use super::tools::{Tool, ToolChoice, Tools, tool_choice, tools};
 
-/// Translates a Messages request into the body of a chat completions request. `engine_model` is the
-/// engine's name for the model. A stream is asked for as the client did, together with its usage.
+/// A translated request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The body of the chat completions request.
+    pub body: Vec<u8>,
+    /// How many of its blocks and tools the engine does not get, or in words only.
+    pub untranslated: u32,
+    /// The ids of the tool calls in it.
+    pub history: HistoryIds,
+}
+
+/// Translates a Messages request into a chat completions request. A stream is asked for as the
+/// client did, together with its usage.
 ///
 /// The error names the place in the request and what must stand there; it belongs into a 400.
-pub fn request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateError> {
+pub fn request(body: &[u8], engine: &Engine<'_>) -> Result<Request, TranslateError> {
     let request = read(body)?;
     let max_tokens = request.max_tokens.ok_or_else(|| {
         TranslateError::new(
             "`max_tokens` is missing; say how many tokens the response may have at most.",
         )
     })?;
-    let max_tokens = count(max_tokens)
+    let max_tokens = whole(max_tokens)
         .ok_or_else(|| TranslateError::new("`max_tokens` must be a whole number."))?;
-    let tools = tools(request.tools)?;
-    let (tool_choice, parallel_tool_calls) = tool_choice(request.tool_choice, !tools.is_empty())?;
+    let Tools { tools, left_out } = tools(request.tools)?;
+    let (tool_choice, parallel_tool_calls) = tool_choice(request.tool_choice, &tools, &left_out)?;
     let stream = request.stream.is_some_and(|stream| stream.get() == "true");
     let config: OutputConfig<'_> = request.output_config.and_then(object).unwrap_or_default();
+    let Chat { messages, untranslated, history } = chat(request.system, request.messages, engine)?;
     let chat = ChatRequest {
-        messages: messages(request.system, request.messages)?,
+        messages,
         tool_choice,
         parallel_tool_calls,
         temperature: number(request.temperature, "temperature")?,
         top_p: number(request.top_p, "top_p")?,
-        top_k: number(request.top_k, "top_k")?,
+        top_k: request.top_k.map(top_k).transpose()?,
         stop: stop(request.stop_sequences)?,
         user: request
             .metadata
@@ -44,34 +59,37 @@ pub fn request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateErro
         chat_template_kwargs: request.thinking.and_then(thinking),
         stream: stream.then_some(true),
         stream_options: stream.then_some(StreamOptions { include_usage: true }),
-        ..ChatRequest::new(engine_model, max_tokens, tools)
+        ..ChatRequest::new(engine.model, max_tokens, tools)
     };
-    chat.json(body.len())
+    let untranslated = untranslated.saturating_add(left_out.count());
+    Ok(Request { body: chat.json(body.len())?, untranslated, history })
 }
 
 /// Translates a request for a count of tokens, or a Messages request, into the body of a chat
 /// completions request with the same prompt: its response's `usage.prompt_tokens` is the count.
 /// The engine generates one token for it.
-pub fn count_request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateError> {
+pub fn count_request(body: &[u8], engine: &Engine<'_>) -> Result<Request, TranslateError> {
     let request = read(body)?;
-    let tools = tools(request.tools)?;
+    let Tools { tools, left_out } = tools(request.tools)?;
     // Which tools may be called is part of some prompts; that one must be called would only cost a
     // grammar.
-    let tool_choice = match tool_choice(request.tool_choice, !tools.is_empty())?.0 {
+    let tool_choice = match tool_choice(request.tool_choice, &tools, &left_out)?.0 {
         Some(ToolChoice::Named { .. } | ToolChoice::Word("required")) => {
             Some(ToolChoice::Word("auto"))
         }
         other => other,
     };
     let config: OutputConfig<'_> = request.output_config.and_then(object).unwrap_or_default();
+    let Chat { messages, untranslated, history } = chat(request.system, request.messages, engine)?;
     let chat = ChatRequest {
-        messages: messages(request.system, request.messages)?,
+        messages,
         tool_choice,
         reasoning_effort: config.effort.and_then(effort),
         chat_template_kwargs: request.thinking.and_then(thinking),
-        ..ChatRequest::new(engine_model, 1, tools)
+        ..ChatRequest::new(engine.model, 1, tools)
     };
-    chat.json(body.len())
+    let untranslated = untranslated.saturating_add(left_out.count());
+    Ok(Request { body: chat.json(body.len())?, untranslated, history })
 }
 
 /// Members that mean something to a chat engine; all others are dropped.
@@ -152,7 +170,7 @@ struct ChatRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_p: Raw<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    top_k: Raw<'a>,
+    top_k: Option<TopK<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop: Raw<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,6 +185,14 @@ struct ChatRequest<'a> {
     stream: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<StreamOptions>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum TopK<'a> {
+    Whole(u64),
+    /// `-1`, which is no limit to engines.
+    Written(&'a RawValue),
 }
 
 #[derive(Serialize)]
@@ -248,6 +274,15 @@ fn number<'a>(raw: Raw<'a>, key: &str) -> Result<Raw<'a>, TranslateError> {
         }
         other => Ok(other),
     }
+}
+
+fn top_k(raw: &RawValue) -> Result<TopK<'_>, TranslateError> {
+    if raw.get() == "-1" {
+        return Ok(TopK::Written(raw));
+    }
+    whole(raw)
+        .map(TopK::Whole)
+        .ok_or_else(|| TranslateError::new("`top_k` must be a whole number."))
 }
 
 fn stop(raw: Raw<'_>) -> Result<Raw<'_>, TranslateError> {
