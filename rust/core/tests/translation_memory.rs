@@ -120,7 +120,7 @@ fn messages_shapes() -> Vec<(&'static str, String, &'static str)> {
         (ASSISTANT, server("a", r#"["","a",{"a":"a"},[]]"#), "]}]}"),
         (ASSISTANT, r#"{"type":"a"}"#.to_owned(), "]}]}"),
         (ASSISTANT, called.to_owned(), "]}]}"),
-        (ASSISTANT, format!(r#"{called},{}"#, text("a")), "]}]}"),
+        (ASSISTANT, format!("{called},{}", text("a")), "]}]}"),
         (ASSISTANT, r#"{"type":"server_tool_use","input":[["\n\""]]}"#.to_owned(), "]}]}"),
         (
             ASSISTANT,

@@ -100,6 +100,13 @@ def test_what_is_known_of_somebody_else_s_engine_follows_from_its_name(
     assert external(engine=engine, dialects=["anthropic"]).dialects == ["anthropic"]
 
 
+def test_what_a_translated_conversation_becomes_follows_from_model_and_engine() -> None:
+    entry = external(engine="openai")
+    assert (entry.system_messages, entry.reasoning_names) == ("first", "both")
+    assert external(engine="tensorrt_llm").reasoning_names == "reasoning"
+    assert external(system_messages="none").system_messages == "none"
+
+
 def test_the_key_of_somebody_else_s_engine_goes_to_its_instances_alone() -> None:
     assert [instance.api_key for instance in external().instances] == ["the-key"]
     models = table(CONFIG, REPLICAS, KNOWN, {"remote": "the-key"}).models
