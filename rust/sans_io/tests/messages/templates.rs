@@ -236,8 +236,8 @@ fn anthropic_accepts(messages: &[Message]) -> bool {
     begins && turns.iter().enumerate().all(is_whole)
 }
 
-/// Whether nothing of the user's own that an engine can read is in the last turn, which is the user's,
-/// but something that it cannot.
+/// Whether nothing of the user's own that an engine can read is in the last turn, which is the
+/// user's, but something that it cannot.
 fn hinges(messages: &[Message]) -> bool {
     let last: Vec<_> = messages
         .iter()

@@ -1,6 +1,6 @@
 //! The tools that Anthropic defines and the client runs itself. A request names only their type;
-//! what models are told of them is in Anthropic's reference, "Tool use". Here a model gets a function
-//! with the same members.
+//! what models are told of them is in Anthropic's reference, "Tool use". Here a model gets a
+//! function with the same members.
 
 use serde_json::value::RawValue;
 
@@ -96,7 +96,8 @@ const OLD_TEXT_EDITOR: Known = Known {
 
 const MEMORY: Known = Known {
     family: "memory",
-    description: "Keeps notes from conversation to conversation, in files below /memories. Look there before you begin.",
+    description: "Keeps notes from conversation to conversation, in files below /memories. Look \
+                  there before you begin.",
     schema: concat!(
         r#"{"type":"object","properties":{"#,
         r#""command":{"type":"string","enum":["view","create","str_replace","insert","delet"#,
@@ -118,7 +119,8 @@ const MEMORY: Known = Known {
 
 const COMPUTER: Known = Known {
     family: "computer",
-    description: "Uses a computer's screen, mouse and keyboard. Take a screenshot to see what is there.",
+    description: "Uses a computer's screen, mouse and keyboard. Take a screenshot to see what is \
+                  there.",
     schema: concat!(
         r#"{"type":"object","properties":{"#,
         r#""action":{"type":"string","enum":["screenshot","key","type","mouse_move","left_c"#,

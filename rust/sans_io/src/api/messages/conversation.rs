@@ -401,8 +401,8 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Appends the results of the open calls and what is said to the assistant. `otherwise`: what is
-    /// said where nothing is, a JSON string; empty: no message then.
+    /// Appends the results of the open calls and what is said to the assistant. `otherwise`: what
+    /// is said where nothing is, a JSON string; empty: no message then.
     fn end_user(&mut self, otherwise: &'static str) {
         let UserTurn { results, mut pieces } = std::mem::take(&mut self.user);
         if pieces.is_empty()
@@ -528,8 +528,8 @@ impl<'a> AssistantTurn<'a> {
     }
 }
 
-/// What the assistant said, as one text: its own texts follow one another as they are, for citations
-/// cut them anywhere.
+/// What the assistant said, as one text: its own texts follow one another as they are, for
+/// citations cut them anywhere.
 fn said<'a>(texts: &[Said<'a>]) -> Text<'a> {
     if let [Said::Text(text)] = texts {
         return Text::Whole(text);

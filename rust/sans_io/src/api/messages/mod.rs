@@ -14,29 +14,30 @@
 //! * No conversation is locked out by what lies in its past. What only Anthropic's servers can read
 //!   or need (redacted thinking, uploads into a container, `cache_control`) is dropped. What means
 //!   something and has no counterpart is said in a text (PDFs, files by an id, calls and results of
-//!   Anthropic's own tools, blocks of unknown types), with the texts that it has. Where nothing else
-//!   is in the user's last turn, it is rejected with a sentence. Both are counted.
+//!   Anthropic's own tools, blocks of unknown types), with the texts that it has. Blocks of both
+//!   kinds are counted. Where nothing else is in the user's last turn, the request is rejected.
 //! * Hints are mapped where every engine takes them, else dropped: `thinking` becomes
 //!   `chat_template_kwargs.enable_thinking`, its budget is dropped; an effort above `high` becomes
 //!   `high`.
 //! * An assistant's thinking goes back to the engine as `reasoning`, and as `reasoning_content`,
 //!   which other engines read, where unknown members are no reason to reject it.
-//! * Tools with a schema become functions, and so do those that Anthropic defines and the client runs
-//!   (`bash`, the text editor, `memory`, `computer`), with the schema that Anthropic documents. Those
-//!   that Anthropic's servers run are left out and counted; a choice of one is rejected.
+//! * Tools with a schema become functions, and so do those that Anthropic defines and the client
+//!   runs (`bash`, the text editor, `memory`, `computer`), with the schema that Anthropic
+//!   documents. Those that Anthropic's servers run are left out and counted; a choice of one is
+//!   rejected.
 //! * Numbers that must be whole are so however they are written.
 //!
 //! The messages are put into an order that no chat template refuses:
 //!
-//! * `system`, and messages of that role before the first turn, become one first message. Later ones
-//!   become a text in a user's turn, marked as `<system-message>`, at their place, but behind the
-//!   results of the assistant's calls: nothing before them changes, so prefix caches hold. A model's
-//!   `system_messages` says that its template takes them `anywhere`, or `none` at all: then the first
-//!   goes in front of the first user's words, as Gemma's own template has it.
-//! * Users and assistants take turns. Consecutive turns of one role are merged; one of which nothing
-//!   is left does not count. Before an assistant that speaks first a user says so. A last turn of the
-//!   assistant is sent as it is: the engine starts a fresh turn, since `continue_final_message` is
-//!   vLLM's alone.
+//! * `system`, and messages of that role before the first turn, become one first message. Later
+//!   ones become a text in a user's turn, marked as `<system-message>`, at their place, but behind
+//!   the results of the assistant's calls: nothing before them changes, so prefix caches hold. A
+//!   model's `system_messages` says that its template takes them `anywhere`, or `none` at all: then
+//!   the first goes in front of the first user's words, as Gemma's own template has it.
+//! * Users and assistants take turns. Consecutive turns of one role are merged; one of which
+//!   nothing is left does not count. Before an assistant that speaks first a user says so. A last
+//!   turn of the assistant is sent as it is: the engine starts a fresh turn, since
+//!   `continue_final_message` is vLLM's alone.
 //! * The results of calls follow them directly and in their order, each one once. Anthropic's API
 //!   rejects a call without a result, a second result, and one without its call in the turn before;
 //!   here a history may be cut anywhere: a missing result is said to be missing, a second one is

@@ -8,8 +8,8 @@ use super::error::TranslateError;
 use super::json::{Raw, Text, inside, list, object, word};
 use super::numbers::whole;
 
-const NO_SERVER_TOOLS: &str = "`tool_choice` asks for a tool that Anthropic's servers run, which this \
-     model's engine does not have; ask for one with an `input_schema`, or for none.";
+const NO_SERVER_TOOLS: &str = "`tool_choice` asks for a tool that Anthropic's servers run, which \
+     this model's engine does not have; ask for one with an `input_schema`, or for none.";
 
 #[derive(Serialize)]
 pub(super) struct Tool<'a> {

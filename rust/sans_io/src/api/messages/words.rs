@@ -30,8 +30,8 @@ pub(super) fn lost_document(source: Option<&str>) -> &'static str {
     if matches!(source, Some("base64" | "url")) { PDF } else { DOCUMENT }
 }
 
-/// The words for a block of which an engine would know nothing: a heading and the texts that it has.
-/// None for one that only Anthropic's servers can read, or keep for themselves.
+/// The words for a block of which an engine would know nothing: a heading and the texts that it
+/// has. None for one that only Anthropic's servers can read, or keep for themselves.
 pub(super) fn of_block(block: &RawValue, kind: &RawValue) -> Option<Text<'static>> {
     let mut lines = Vec::new();
     collect(block, DEPTH, &mut lines);
