@@ -125,4 +125,10 @@ def table(engine: str) -> dict[str, Any]:
         "allowed_keys": [],
         "meta": None,
     }
-    return {"models": [model], "routes": [route], "metrics": [], "settings": None}
+    return {
+        "models": [model],
+        "routes": [route],
+        "default_route": None,
+        "metrics": [],
+        "settings": None,
+    }

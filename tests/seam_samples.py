@@ -95,9 +95,14 @@ def route_entry(name: str, targets: list[TargetEntry], **fields: Any) -> RouteEn
 
 
 def table(
-    models: list[ModelEntry], routes: list[RouteEntry], settings: Settings | None = None
+    models: list[ModelEntry],
+    routes: list[RouteEntry],
+    settings: Settings | None = None,
+    default_route: str | None = None,
 ) -> Table:
-    return Table(models=models, routes=routes, metrics=[], settings=settings)
+    return Table(
+        models=models, routes=routes, default_route=default_route, metrics=[], settings=settings
+    )
 
 
 def key_entry(id: str, key: str, salt: str, **fields: Any) -> KeyEntry:

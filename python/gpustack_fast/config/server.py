@@ -356,6 +356,14 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Checked where the server listens on loopback addresses alone, or where this lists any.
     """
+    default_route: Annotated[
+        Name | None,
+        Meta(
+            description="the route for JSON requests that name no `model`; by default such are "
+            "errors",
+            extra=_RELOADED,
+        ),
+    ] = None
     server_timing: Annotated[
         bool,
         Meta(

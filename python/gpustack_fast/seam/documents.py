@@ -268,6 +268,8 @@ class Table(Document):
 
     models: list[ModelEntry]
     routes: list[RouteEntry]
+    default_route: str | None
+    """The one that serves requests which name no model; None: such requests are errors."""
     metrics: list[MetricFamily]
     """The control plane's own families, behind those of the data plane on `/metrics`."""
     settings: Settings | None

@@ -45,7 +45,13 @@ def table(
         for part in parts[model.name]
     ]
     entries = [route_entry(route, routes[route.name], parts) for route in config.all_routes()]
-    return Table(models=models, routes=entries, metrics=metrics(replicas), settings=None)
+    return Table(
+        models=models,
+        routes=entries,
+        default_route=config.server.default_route,
+        metrics=metrics(replicas),
+        settings=None,
+    )
 
 
 def route_entry(

@@ -212,7 +212,13 @@ pub fn target(model: &str, weight: u32) -> Value {
 
 /// A `Table` without metrics that leaves the settings as they are.
 pub fn table(models: Vec<Value>, routes: Vec<Value>) -> Value {
-    json!({"models": models, "routes": routes, "metrics": [], "settings": null})
+    json!({
+        "models": models,
+        "routes": routes,
+        "default_route": null,
+        "metrics": [],
+        "settings": null,
+    })
 }
 
 /// A `KeyEntry` that may do everything, for ever. `digest`: hexadecimal.

@@ -376,7 +376,7 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
     assert names["--log-level"] == "GPUSTACK_FAST_LOG"
     assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
-    assert len(names) == len(SETTINGS) == 47
+    assert len(names) == len(SETTINGS) == 48
     assert all(setting.help for setting in SETTINGS)
 
 
@@ -397,6 +397,7 @@ WRITTEN: dict[str, tuple[str, str]] = {
     "models_dir": ("/m", '"/m"'),
     "tls_certificate": ("/c", '"/c"'),
     "tls_key": ("/k", '"/k"'),
+    "default_route": ("smollm2", '"smollm2"'),
     "server_timing": ("false", "false"),
     "server_timing_in_streams": ("true", "true"),
     "usage_timings": ("0", "false"),
@@ -429,7 +430,9 @@ def test_each_setting_can_be_written_in_all_three_ways(tmp_path: Path, setting: 
     )
     needed = NEEDED.get(setting.path[0] if setting.path[0] == "cors" else setting.path[-1], {})
     needed = {flag: value for flag, value in needed.items() if flag != setting.flag}
-    file = write(tmp_path, f"[server]\n{'.'.join(setting.path)} = {toml or text}\n")
+    server = f"[server]\n{'.'.join(setting.path)} = {toml or text}\n"
+    model = '[[models]]\nname = "smollm2"\nbackend = "external"\nurls = ["unix:/m"]\n'
+    file = write(tmp_path, server + model)
     from_file = load_config(file, needed, {}).server
     value = operator.attrgetter(".".join(setting.path))
     assert value(from_file) != value(Config().server)

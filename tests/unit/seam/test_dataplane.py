@@ -139,6 +139,7 @@ TABLE = documents.Table(
             meta={"size": 1},
         )
     ],
+    default_route="r",
     metrics=[
         documents.MetricFamily(
             name="own",
@@ -381,7 +382,12 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
             events.extend(polled.events)
             time.sleep(0.01)
 
-    assert plane.publish(documents.Table(models=[], routes=[], metrics=[], settings=None)) == 2
+    assert (
+        plane.publish(
+            documents.Table(models=[], routes=[], default_route=None, metrics=[], settings=None)
+        )
+        == 2
+    )
     fetch(lambda: len(records) == 2 and events)
     assert [(record.path, record.status, record.key, record.end) for record in records] == [
         ("/v1/models", 200, "", "done"),
@@ -400,8 +406,19 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
 @pytest.mark.parametrize(
     ("call", "document"),
     [
-        ("publish", {"models": [], "routes": [], "metrics": [], "settings": None, "unknown": 1}),
-        ("publish", {"models": [], "routes": [], "metrics": []}),
+        (
+            "publish",
+            {
+                "models": [],
+                "routes": [],
+                "default_route": None,
+                "metrics": [],
+                "settings": None,
+                "unknown": 1,
+            },
+        ),
+        ("publish", {"models": [], "routes": [], "default_route": None, "metrics": []}),
+        ("publish", {"models": [], "routes": [], "metrics": [], "settings": None}),
         ("update_keys", {"salt": "", "replace": True, "upsert": [], "remove": [], "unknown": 1}),
         ("update_keys", {"salt": "zz", "replace": True, "upsert": [], "remove": []}),
         ("publish", "no object"),

@@ -28,12 +28,26 @@ def check_routes(config: Config) -> Iterator[RuleBroken]:
             yield from _reject_what_a_route_replaces(path, model)
         yield from _check_access(path, model)
         yield from _check_meta((*path, "meta"), model.meta)
+    yield from _check_default(config)
     models = {model.name: model for model in config.models}
     for index, route in enumerate(config.routes):
         path = ("routes", index)
         yield from _check_targets(path, route, models)
         yield from _check_access(path, route)
         yield from _check_meta((*path, "meta"), route.meta)
+
+
+def _check_default(config: Config) -> Iterator[RuleBroken]:
+    """Requests without a model lead to one route, which is no pattern."""
+    name = config.server.default_route
+    known = [route.name for route in config.all_routes() if not route.name.endswith("*")]
+    if name is not None and name not in known:
+        yield RuleBroken(
+            ("server", "default_route"),
+            f"`default_route` is {quoted(name)}, but no route is called so. Name one that "
+            f"[[models]] or [[routes]] declares, without a `*`.{closest(name, known)}",
+            lacks=(),
+        )
 
 
 def _reject_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:

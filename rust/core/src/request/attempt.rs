@@ -157,7 +157,7 @@ where
     let head = outbound_head::for_engine(context, lease.instance(), dispatch, &plan);
     let upgrade = dispatch.job.is_websocket();
     let substitute = plan.take_substitute();
-    let request = Outgoing { head, changes: changes(&plan, substitute), upgrade, limits };
+    let request = Outgoing { head, changes: changes(&plan, &upload, substitute), upgrade, limits };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
     let sender = plan.sender(dispatch.job.is_proxy());
@@ -192,9 +192,11 @@ where
     }
 }
 
-/// The changes in the client's body. `substitute`: another in its place.
-fn changes(plan: &Plan, substitute: Option<Bytes>) -> Changes<'_> {
-    Changes { rename: plan.rename(), ask_usage: plan.asks_usage(), substitute }
+/// The changes in the client's body, which names the model in any case. `substitute`: another body
+/// in its place.
+fn changes<'a, B>(plan: &'a Plan, upload: &Upload<B>, substitute: Option<Bytes>) -> Changes<'a> {
+    let rename = plan.rename().or_else(|| upload.lacks_model().then(|| &**plan.target()));
+    Changes { rename, ask_usage: plan.asks_usage(), substitute }
 }
 
 /// Sets the id that the relay looks for in the response, and the comments that it adds.

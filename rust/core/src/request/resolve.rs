@@ -95,8 +95,11 @@ where
     let json = !matches!(reading, Reading::Form(_));
     let limits = context.body_limits(caller.key().is_some());
     let mut upload = Upload::new(body, reading, coding, &limits)?;
+    if context.table().default_route().is_some() {
+        upload.allow_no_model();
+    }
     context.receive_until(&mut upload, |upload| upload.model().is_some() && !needs_all).await?;
-    let route = find_route(context.table(), caller, model_of(&upload))?;
+    let route = find_route_or_default(context.table(), caller, model_of(&upload))?;
     let earlier = upload.previous_response_id();
     let instance = earlier.map(|id| owner(context.shared(), caller, id)).transpose()?;
     let dispatch = Dispatch {
@@ -307,6 +310,16 @@ where
     B::Error: std::error::Error + 'static,
 {
     upload.model().map(|model| &*model.name)
+}
+
+/// As [`find_route`]; a name that is missing stands for the default route.
+fn find_route_or_default(
+    table: &Table,
+    caller: &Caller,
+    name: Option<&str>,
+) -> Result<Arc<Route>, ApiError> {
+    let default = || table.default_route().map(|route| &*route.name);
+    find_route(table, caller, name.or_else(default))
 }
 
 /// The route of a public name, if the caller may use it; None stands for a name that is missing.

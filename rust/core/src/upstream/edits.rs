@@ -8,7 +8,7 @@ use crate::upstream::scan::Scan;
 use sans_io::{
     api::usage,
     codec::{
-        json::Scanner,
+        json::{PlaceForModel, Scanner},
         splice::{Splice, spliced},
     },
     table::Target,
@@ -50,14 +50,7 @@ enum UsageEdit {
 impl Edits {
     /// The edits of an attempt. The model was seen already: a route was found by it.
     pub(super) fn new(rename: Option<&Target>, ask_usage: bool, scan: &Scan) -> Self {
-        let model = scan.model().zip(rename).map(|(model, target)| Splice {
-            range: model.range.clone(),
-            // A form has the name as it is, a JSON body as a JSON string.
-            text: match scan {
-                Scan::Form(_) => Bytes::copy_from_slice(target.served_name.as_bytes()),
-                Scan::None | Scan::Json(_) | Scan::Watched { .. } => target.served_json.clone(),
-            },
-        });
+        let model = rename.and_then(|target| renamed(target, scan));
         let usage = if ask_usage { UsageEdit::Pending } else { UsageEdit::None };
         Self { model, usage }
     }
@@ -124,6 +117,25 @@ impl Edits {
         };
         spliced(piece, start, in_order.into_iter().flatten(), push);
     }
+}
+
+/// The edit by which the body names a target's model; None: the body is not read.
+fn renamed(target: &Target, scan: &Scan) -> Option<Splice> {
+    if let Some(model) = scan.model() {
+        // A form has the name as it is, a JSON body as a JSON string.
+        let text = match scan {
+            Scan::Form(_) => Bytes::copy_from_slice(target.served_name.as_bytes()),
+            Scan::None | Scan::Json(_) | Scan::Watched { .. } => target.served_json.clone(),
+        };
+        return Some(Splice { range: model.range.clone(), text });
+    }
+    Some(match scan.json()?.place_for_model()? {
+        PlaceForModel::Value(range) => Splice { range, text: target.served_json.clone() },
+        PlaceForModel::NewMember(end) => {
+            let text = [br#","model":"#, &*target.served_json].concat().into();
+            Splice { range: end..end, text }
+        }
+    })
 }
 
 impl UsageEdit {
@@ -235,6 +247,50 @@ mod tests {
                     options.starts_with('{'),
                     "{open}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_without_a_model_gets_the_targets_wherever_its_place_is() {
+        use sans_io::{table::Table, test_support};
+        let model = test_support::model("m", "org/\"M\"", vec![]);
+        let route = test_support::route("r", vec![test_support::target("m", 1)]);
+        let table = test_support::read(test_support::table(vec![model], vec![route]));
+        let table = Table::default().replaced_by(table).unwrap().0;
+        let target = table.route("r").unwrap().targets().next().unwrap();
+        for (members, rest) in [
+            (r#""model":null"#, ""),
+            (r#""model": "" "#, r#", "x":1"#),
+            (r#""model":"  ""#, r#","model2":{"model":"n"}"#),
+            (r#""messages":[{"model":"inner"}]"#, ""),
+            (r#""stream":true,"n":1"#, ""),
+            (r#""stream":true,"mod\u0065l":null"#, r#","stream_options":null"#),
+        ] {
+            let body = format!(" {{{members}{rest}}}\n");
+            let mut scanner = Scanner::new(9);
+            scanner.allow_no_model();
+            scanner.feed(body.as_bytes()).unwrap();
+            scanner.end().unwrap();
+            let scan = Scan::Json(scanner);
+            let mut edits = Edits::new(Some(target), true, &scan);
+            edits.settle_usage(&scan, true, |range| {
+                body.as_bytes().get(range.start as usize..range.end as usize).map(<[u8]>::to_vec)
+            });
+            let mut sent = Vec::new();
+            edits.apply(Bytes::copy_from_slice(body.as_bytes()), 0, |part| sent.extend(part));
+            let before: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let mut after: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+            assert_eq!(after["model"], "org/\"M\"", "{body}");
+            let growth = edits.growth().unwrap();
+            assert_eq!(body.len().checked_add_signed(growth as isize), Some(sent.len()), "{body}");
+            if before["stream"] == true {
+                assert_eq!(after["stream_options"]["include_usage"], true, "{body}");
+            }
+            for (name, value) in before.as_object().unwrap() {
+                if !["model", "stream_options"].contains(&name.as_str()) {
+                    assert_eq!(after[name].take(), *value, "{body}");
+                }
             }
         }
     }

@@ -318,6 +318,11 @@ impl<B> Intake<B> {
         self.whole && !matches!(self.stage, Stage::Spooling(_) | Stage::Unspooling(_))
     }
 
+    /// Takes a JSON body without a model.
+    pub(super) fn allow_no_model(&mut self) {
+        self.scan.allow_no_model();
+    }
+
     /// The scan so far.
     pub(super) fn scan(&self) -> &Scan {
         &self.scan

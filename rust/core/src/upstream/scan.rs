@@ -63,6 +63,13 @@ impl Scan {
         })
     }
 
+    /// Takes a JSON body without a model, into which that of the default route is put.
+    pub(super) fn allow_no_model(&mut self) {
+        if let Self::Json(scanner) = self {
+            scanner.allow_no_model();
+        }
+    }
+
     /// Reads the next piece. Fails with a 400 that closes the connection, since more of the
     /// malformed body may follow.
     pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), ApiError> {

@@ -248,6 +248,17 @@ impl<B> Upload<B> {
         self.intake.scan().model()
     }
 
+    /// Takes a JSON body without a model, into which that of the default route is put.
+    pub(crate) fn allow_no_model(&mut self) {
+        self.intake.allow_no_model();
+    }
+
+    /// Whether it was read whole and names no model.
+    pub(crate) fn lacks_model(&self) -> bool {
+        let scan = self.intake.scan();
+        scan.model().is_none() && scan.json().is_some_and(|json| json.place_for_model().is_some())
+    }
+
     /// Rejects (403) a body that does what is forbidden here, now or as soon as that part of it
     /// comes. No engine has the whole request by then.
     pub(crate) fn forbid(&mut self, what: Forbidden) -> Result<(), ApiError> {

@@ -14,6 +14,9 @@ pub struct Table {
     pub models: Vec<ModelEntry>,
     /// All public names.
     pub routes: Vec<RouteEntry>,
+    /// The one that serves requests which name no model; None: such requests are errors.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub default_route: Option<String>,
     /// The control plane's own families, behind those of the data plane on `/metrics`.
     pub metrics: Vec<MetricFamily>,
     /// Of a reload: the settings from now on, and a certificate that was read for it comes into force

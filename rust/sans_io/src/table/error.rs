@@ -23,6 +23,12 @@ pub enum TableError {
         /// The model that its target names.
         model: String,
     },
+    /// Requests without a model would lead nowhere.
+    #[error("default_route: there is no route {route}")]
+    NoDefaultRoute {
+        /// Its name.
+        route: String,
+    },
     /// A name, an id or a number that leads to two places.
     #[error("{place}: {value} stands twice")]
     Twice {

@@ -42,6 +42,7 @@ pub struct Table {
     by_number: Map<u64, Arc<Route>>,
     /// Those that are patterns, the longest first.
     patterns: Vec<Arc<Route>>,
+    default_route: Option<Arc<Route>>,
     /// Whether a route needs no key.
     pub any_public: bool,
     engines: Engines,
@@ -51,6 +52,11 @@ impl Table {
     /// The route that is configured under this name.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.by_name.get(name)
+    }
+
+    /// The route that serves requests which name no model; None: such requests are errors.
+    pub fn default_route(&self) -> Option<&Arc<Route>> {
+        self.default_route.as_ref()
     }
 
     /// The route that serves requests for this name: its own, else that of the longest pattern that
@@ -101,6 +107,13 @@ impl Table {
         }
         let by_name: Map<_, _> =
             routes.iter().map(|route| (Arc::clone(&route.name), Arc::clone(route))).collect();
+        let default_route = match document.default_route {
+            None => None,
+            Some(name) => {
+                let found = by_name.get(name.as_str()).map(Arc::clone);
+                Some(found.ok_or(TableError::NoDefaultRoute { route: name })?)
+            }
+        };
         let by_number = routes
             .iter()
             .filter(|route| route.number > 0)
@@ -119,6 +132,7 @@ impl Table {
             by_name,
             by_number,
             patterns,
+            default_route,
             any_public,
         };
         // Nothing fails from here on, so a document that was rejected has changed nothing.

@@ -158,6 +158,18 @@ WRONG_FILES = [
     # Names.
     (OURS.replace('"a"', '"1a"'), 2, "`1a` cannot be a name. Begin with a letter"),
     (OURS.replace('"a"', '"a/../b"'), 2, "`a/../b` cannot be a name."),
+    (
+        '[server]\ndefault_route = "b"\n' + OURS,
+        2,
+        "`default_route` is `b`, but no route is called so.",
+    ),
+    (
+        '[server]\ndefault_route = "b*"\n'
+        + OURS
+        + '[[routes]]\nname = "b*"\ntargets = [{model = "a"}]\n',
+        2,
+        "`default_route` is `b*`, but no route is called so.",
+    ),
     (OURS.replace('"a"', '"a-*"'), 2, "`a-*` cannot be a name."),
     (
         OURS + '[[routes]]\nname = "a*b"\ntargets = [{model = "a"}]\n',

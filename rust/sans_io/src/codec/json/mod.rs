@@ -14,6 +14,6 @@ pub use error::{ScanError, ScanErrorKind};
 pub use finder::Finder;
 pub(crate) use finder::find_last;
 pub use limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
-pub use scanner::{Model, Scanner};
+pub use scanner::{Model, PlaceForModel, Scanner};
 pub(crate) use skim::{Skim, is_rest_of_top_level};
 pub(crate) use token::{Number, plain_text};

@@ -35,6 +35,18 @@ pub struct Model {
     pub range: Range<u64>,
 }
 
+/// The length of `null`.
+const NULL: u64 = 4;
+
+/// Where a body that names no model takes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlaceForModel {
+    /// In the place of this value.
+    Value(Range<u64>),
+    /// As a member, behind the last one.
+    NewMember(u64),
+}
+
 /// The scanner; see the module. Allocates nothing until `model` is found.
 pub struct Scanner {
     state: State,
@@ -61,6 +73,10 @@ pub struct Scanner {
     /// The first byte of that value.
     pub(super) value_first: u8,
     model: Option<Model>,
+    /// Whether a request without a model is none of its errors.
+    may_lack_model: bool,
+    /// The value of a `model` that names none: `null`, or a blank text.
+    blank_model: Option<Range<u64>>,
     stream: bool,
     picks: Picks,
     stream_options: Option<Range<u64>>,
@@ -97,6 +113,8 @@ impl Scanner {
             value_start: 0,
             value_first: 0,
             model: None,
+            may_lack_model: false,
+            blank_model: None,
             stream: false,
             picks: Picks::default(),
             stream_options: None,
@@ -119,6 +137,12 @@ impl Scanner {
         self.purpose = Purpose::Request { retain_previous_response_id: true };
     }
 
+    /// Takes an object without a `model` from here on, or with one that is `null` or blank: another
+    /// has to be put in.
+    pub fn allow_no_model(&mut self) {
+        self.may_lack_model = true;
+    }
+
     /// Reads the next bytes of the body. The result does not depend on how the body is split. An
     /// error is final: every later call repeats it.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), ScanError> {
@@ -134,6 +158,16 @@ impl Scanner {
     /// a second one may follow, and is an error then.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
+    }
+
+    /// Where a body that was read whole and names no model takes one: the value in whose place it
+    /// goes, or where its member does, behind all others. None: it names one.
+    pub fn place_for_model(&self) -> Option<PlaceForModel> {
+        if self.model.is_some() {
+            return None;
+        }
+        let blank = self.blank_model.clone().map(PlaceForModel::Value);
+        blank.or_else(|| self.object_end.map(PlaceForModel::NewMember))
     }
 
     /// Whether the last top-level `stream` read so far is the literal `true`. No other value
@@ -192,6 +226,8 @@ impl Scanner {
         let kind = match self.state {
             State::Start => ScanErrorKind::Empty,
             State::Done if self.model.is_some() => return Ok(()),
+            // Behind the members of an object that has any.
+            State::Done if self.may_lack_model && self.value_start > 0 => return Ok(()),
             State::Done => ScanErrorKind::ModelMissing,
             _ => ScanErrorKind::Truncated,
         };
@@ -302,6 +338,9 @@ impl Scanner {
         self.value_start = self.offset(at);
         self.value_first = byte;
         match self.member {
+            Member::Model if byte == b'n' && self.may_lack_model => {
+                self.blank_model = Some(self.value_start..self.value_start + NULL);
+            }
             Member::Model if byte != b'"' && starts_value(byte) => {
                 return Err(self.error_at(ScanErrorKind::ModelNotAString, at));
             }
@@ -429,7 +468,8 @@ impl Scanner {
             Role::Key => {
                 self.lone_surrogate()?;
                 self.member = self.member();
-                if self.member == Member::Model && self.model.is_some() {
+                let has_one = self.model.is_some() || self.blank_model.is_some();
+                if self.member == Member::Model && has_one {
                     return Err(self.error_at(ScanErrorKind::ModelTwice, at));
                 }
                 self.state = State::Colon;
@@ -452,6 +492,11 @@ impl Scanner {
             return Ok(());
         }
         let name = text.map_err(|_| self.name_error(ScanErrorKind::ModelNotUnicode))?;
+        if name.trim().is_empty() && self.may_lack_model {
+            self.blank_model = Some(self.value_start..self.offset(at + 1));
+            self.state = State::AfterValue;
+            return Ok(());
+        }
         if name.trim().is_empty() {
             return Err(self.name_error(ScanErrorKind::ModelEmpty));
         }
