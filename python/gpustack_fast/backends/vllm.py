@@ -94,8 +94,15 @@ def facts(environment: Mapping[str, str]) -> EngineFacts:
     return dataclasses.replace(FACTS, inference_paths_only=development)
 
 
+FORCED_USAGE = "--enable-force-include-usage"
+"""With it vLLM tells every client of a stream's usage, asked or not."""
+
+
 def facts_for(model: Model) -> EngineFacts:
-    """Ours keeps idle connections for long, and knows the model by its folder, too."""
+    """Ours keeps idle connections for long, and knows the model by its folder, too.
+
+    One that is told to send usage unasked is not asked for it, and so nothing of it is hidden.
+    """
     found = facts({**model.env, DEVELOPMENT: "1"} if model.sleep_level else model.env)
     if model.backend != "vllm":
         return found
@@ -104,9 +111,13 @@ def facts_for(model: Model) -> EngineFacts:
     except ValueError:
         kept = 5.0
     paths = (model.local_path,) if model.local_path else ()
-    # A tenth below its limit, and never longer than anybody needs.
+    words = {word for parameter in model.backend_parameters for word in parameter.split()}
     return dataclasses.replace(
-        found, idle_timeout=max(0.5, min(600.0, kept * 0.9 - 0.5)), redacted_names=paths
+        found,
+        stream_usage=FORCED_USAGE not in words,
+        # A tenth below its limit, and never longer than anybody needs.
+        idle_timeout=max(0.5, min(600.0, kept * 0.9 - 0.5)),
+        redacted_names=paths,
     )
 
 

@@ -45,18 +45,89 @@ fn timed(stream: &str) -> String {
 }
 
 fn pass(usage: &mut StreamUsage, frames: &str) -> String {
-    let passed = usage.push(frames.as_bytes(), now);
-    passed.map_or_else(|| frames.to_owned(), |passed| String::from_utf8(passed).unwrap())
+    let passed = usage.push(frames.as_bytes(), now).unwrap_or_else(|| frames.into());
+    String::from_utf8([passed, usage.release()].concat()).unwrap()
+}
+
+const LAST: &str = "data: {\"id\":\"chatcmpl-b3a9\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+/// As llama.cpp b11549 sends it.
+const TIMED: &str = "data: {\"choices\":[],\"created\":1,\"id\":\"chatcmpl-b3a9\",\"model\":\"m\",\"system_fingerprint\":\"b11549\",\"object\":\"chat.completion.chunk\",\"usage\":{\"completion_tokens\":2,\"prompt_tokens\":3,\"total_tokens\":5},\"timings\":{\"prompt_n\":3,\"predicted_ms\":1.50}}\n\n";
+
+/// The last choice with more in it.
+fn last_with(more: &str) -> String {
+    LAST.replace("}]}\n", &format!("}}],{more}}}\n"))
 }
 
 #[test]
-fn the_usage_frame_is_cut_and_nothing_else() {
-    assert_eq!(cut(&[FIRST, USAGE, DONE].concat()), [FIRST, DONE].concat());
-    assert_eq!(cut(USAGE), "");
-    assert_eq!(
-        cut(&[": ping\n\n", USAGE, ": pong\r\n\r\n", USAGE].concat()),
-        ": ping\n\n: pong\r\n\r\n"
+fn a_client_sees_what_the_engine_would_have_sent_unasked() {
+    let fingerprint = last_with("\"system_fingerprint\":\"vllm-0.32.0-d693bc74\"");
+    assert_eq!(cut(&[FIRST, LAST, USAGE, DONE].concat()), [FIRST, &fingerprint, DONE].concat());
+    let timings = last_with(
+        "\"system_fingerprint\":\"b11549\",\"timings\":{\"prompt_n\":3,\"predicted_ms\":1.50}",
     );
+    assert_eq!(cut(&[FIRST, LAST, TIMED, DONE].concat()), [FIRST, &timings, DONE].concat());
+    // What the last choice says already stays as it is.
+    let own = last_with("\"system_fingerprint\":\"own\"");
+    assert_eq!(cut(&[FIRST, &own, USAGE, DONE].concat()), [FIRST, &own, DONE].concat());
+    // A comment goes ahead of the frame that waits.
+    assert_eq!(
+        cut(&[FIRST, LAST, ": ping\n\n", USAGE, DONE].concat()),
+        [FIRST, ": ping\n\n", &fingerprint, DONE].concat()
+    );
+}
+
+#[test]
+fn the_last_choice_waits_for_one_frame_and_no_longer() {
+    let mut usage = StreamUsage::new(true, false);
+    let mut push = |frames: &str| {
+        let passed = usage.push(frames.as_bytes(), now).unwrap_or_else(|| frames.into());
+        String::from_utf8(passed).unwrap()
+    };
+    assert_eq!(push(FIRST), FIRST);
+    assert_eq!(push(LAST), "");
+    // Another choice, of several, ends later.
+    assert_eq!(push(&[FIRST, LAST].concat()), [LAST, FIRST].concat());
+    assert_eq!(push(USAGE), last_with("\"system_fingerprint\":\"vllm-0.32.0-d693bc74\""));
+    assert_eq!(push(LAST), "");
+    assert_eq!(push(DONE), [LAST, DONE].concat());
+    assert_eq!(push(&[LAST, DONE].concat()), [LAST, DONE].concat());
+    assert_eq!(usage.held(), 0, "nothing waits behind the end");
+}
+
+#[test]
+fn a_frame_that_says_more_loses_its_usage_alone() {
+    let without = |frame: &str, usage: &str| assert_eq!(cut(frame), frame.replacen(usage, "", 1));
+    without(
+        CONTINUOUS,
+        ",\"usage\":{\"prompt_tokens\":24,\"total_tokens\":26,\"completion_tokens\":2,\"completion_tokens_details\":null}",
+    );
+    // No choice is there to take it.
+    without(TIMED, "\"usage\":{\"completion_tokens\":2,\"prompt_tokens\":3,\"total_tokens\":5},");
+    without(&last_with("\"usage\" : {\"x\":\"}\"}"), ",\"usage\" : {\"x\":\"}\"}");
+    without("data: { \"usage\":{} , \"choices\":[{}] }\r\n\r\n", "\"usage\":{} ,");
+    without("data: {\"choices\":{},\"usage\":{}}\n\n", ",\"usage\":{}");
+    let escaped = "data: {\"choices\":[[]],\"us\\u0061ge\":{},\"a\":\"usage\"}\n\n";
+    without(escaped, ",\"us\\u0061ge\":{}");
+    let error = "data: {\"error\":{\"message\":\"x\"},\"choices\":[],\"usage\":{}}\n\n";
+    assert_eq!(cut(&[LAST, error].concat()), [LAST, &error.replace(",\"usage\":{}", "")].concat());
+    assert_eq!(
+        cut(": a\ndata: {\"choices\":[{}],\ndata: \"usage\":{}}\n\n"),
+        ": a\ndata: {\"choices\":[{}]}\n\n"
+    );
+}
+
+#[test]
+fn a_frame_of_usage_alone_is_cut() {
+    for choices in ["\"choices\":[],", "\"choices\":null,", ""] {
+        let frame = format!(
+            "data: {{\"id\":\"c\",\"service_tier\":null,{choices}\"usage\":{{\"prompt_tokens\":1}}}}\n\n"
+        );
+        assert_eq!(cut(&[FIRST, LAST, &frame, DONE].concat()), [FIRST, LAST, DONE].concat());
+        assert_eq!(
+            cut(&[": ping\n\n", &frame, ": pong\r\n\r\n", &frame].concat()),
+            ": ping\n\n: pong\r\n\r\n"
+        );
+    }
 }
 
 #[test]
@@ -75,22 +146,18 @@ fn the_usage_frame_is_cut_whatever_its_lines() {
 #[test]
 fn a_usage_frame_that_the_stream_breaks_off_behind_is_cut_too() {
     let mut usage = StreamUsage::new(true, false);
-    assert_eq!(pass(&mut usage, USAGE.trim_end()), "");
-    assert_eq!(pass(&mut usage, &USAGE[..60]), &USAGE[..60]);
+    let alone = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":24}}";
+    assert_eq!(pass(&mut usage, alone), "");
+    assert_eq!(pass(&mut usage, &alone[..30]), &alone[..30]);
 }
 
 #[test]
 fn frames_that_say_something_else_stay() {
     for frame in [
-        CONTINUOUS,
         "data: {\"choices\":[{\"index\":0}],\"usage\":null}\n\n",
         "data: {\"choices\":[],\"usage\":null}\n\n",
         "data: {\"choices\":[],\"usage\":[]}\n\n",
         "data: {\"choices\":[]}\n\n",
-        "data: {\"usage\":{}}\n\n",
-        "data: {\"choices\":null,\"usage\":{}}\n\n",
-        "data: {\"choices\":{},\"usage\":{}}\n\n",
-        "data: {\"choices\":[[]],\"usage\":{}}\n\n",
         "data: [{\"prompt_tokens\":1,\"usage\":1},[],null,null]\n\n",
         "data: {\"choices\":[],\"a\":{\"usage\":{}}}\n\n",
         "data: {\"choices\":[],\"usage\":{}\n\n",
@@ -185,7 +252,7 @@ fn the_usage_of_messages_is_put_together_from_its_events() {
         "event: message_delta\ndata: \
          {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":6}}\n\n",
     );
-    let mut usage = StreamUsage::new(true, true);
+    let mut usage = StreamUsage::new(false, true);
     assert_eq!(pass(&mut usage, stream), stream);
     assert_eq!(usage.usage(), Some(counted(134, 6, Some(100))));
     let mut events = EventUsage::default();
@@ -272,7 +339,19 @@ fn the_clients_own_options_are_edited() {
         ("{ \n}", "{\"include_usage\":true \n}"),
         (
             r#"{"continuous_usage_stats":true}"#,
-            r#"{"include_usage":true,"continuous_usage_stats":true}"#,
+            r#"{"include_usage":true,"continuous_usage_stats":false}"#,
+        ),
+        (
+            r#"{"include_usage":false, "continuous_usage_stats":true,"x":1}"#,
+            r#"{"include_usage":true, "continuous_usage_stats":false,"x":1}"#,
+        ),
+        (
+            r#"{ "continuous_usage_stats":1,"include_usage":null}"#,
+            r#"{ "continuous_usage_stats":false,"include_usage":true}"#,
+        ),
+        (
+            r#"{"continuous_usage_stats":true,"include_usage":true}"#,
+            r#"{"continuous_usage_stats":true,"include_usage":true}"#,
         ),
         (r#"{"x":{"include_usage":true}}"#, r#"{"include_usage":true,"x":{"include_usage":true}}"#),
         (
@@ -342,6 +421,8 @@ fn frame() -> impl Strategy<Value = String> {
         1 => (value(), value()).prop_map(|(choices, usage)| json!({"choices": choices, "usage": usage}).to_string()),
         3 => value().prop_map(|x| json!({"choices": [], "usage": {"prompt_tokens": 1, "x": x}}).to_string()),
         1 => Just("[DONE]".to_owned()),
+        2 => Just(json!({"id": "c", "choices": [{"index": 0, "finish_reason": "stop"}]}).to_string()),
+        1 => value().prop_map(|x| json!({"choices": [], "usage": {"prompt_tokens": 1}, "timings": x}).to_string()),
     ];
     let before = prop::sample::select(vec!["", ": ping", "event: x", ": \"usage\""]);
     (before, data, end, any::<bool>()).prop_map(|(before, data, end, space)| {
@@ -356,6 +437,12 @@ proptest! {
         let text = options.to_string();
         let edited: Value = serde_json::from_str(&asked(&text)).unwrap();
         let mut expected = if options.is_object() { options } else { json!({}) };
+        if expected["include_usage"] != true && !expected["continuous_usage_stats"].is_null() {
+            expected["continuous_usage_stats"] = Value::Bool(false);
+        }
+        if let Some(options) = expected.as_object_mut() {
+            options.retain(|key, value| key != "continuous_usage_stats" || !value.is_null());
+        }
         expected["include_usage"] = Value::Bool(true);
         prop_assert_eq!(edited, expected);
         prop_assert_eq!(ask_for_usage(asked(&text).as_bytes()), None);
@@ -376,7 +463,9 @@ proptest! {
         for (at, frame) in frames.iter().enumerate() {
             write.push_str(frame);
             if cuts >> at & 1 == 1 {
-                passed.push_str(&pass(&mut usage, &std::mem::take(&mut write)));
+                let piece = std::mem::take(&mut write);
+                let shown = usage.push(piece.as_bytes(), now).unwrap_or_else(|| piece.into());
+                passed.push_str(&String::from_utf8(shown).unwrap());
             }
         }
         passed.push_str(&pass(&mut usage, &write));

@@ -508,6 +508,16 @@ def test_the_cache_of_a_cpu_has_room_for_what_a_gpu_s_would() -> None:
     assert kv_space(facts(kv_bytes_per_token=1e9), {}) == 64, "a machine has other uses for it"
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [["--enable-force-include-usage"], ["--seed 1 --enable-force-include-usage"]],
+)
+def test_usage_that_an_engine_sends_unasked_is_not_asked_for(parameters: list[str]) -> None:
+    assert not facts_of(config("vllm", backend_parameters=parameters)).stream_usage
+    plain = ["--no-enable-force-include-usage"]
+    assert facts_of(config("vllm", backend_parameters=plain)).stream_usage
+
+
 def test_idle_connections_are_kept_as_long_as_ours_keeps_them() -> None:
     assert facts_of(config("vllm")).idle_timeout == 600
     short = config("vllm", env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "10"})

@@ -3,14 +3,19 @@
 //!
 //! An engine is asked for the usage of every streamed chat and completion
 //! (`stream_options.include_usage`), by an edit of the client's own object. If the client did not
-//! ask for it, it is cut out of the response again: the frame with `usage` and an empty `choices`.
-//! Many programs read `choices[0]` of every frame, and fail on it.
+//! ask for it, it is cut out of the response again, wherever it stands: a client sees what the
+//! engine would have sent unasked. Engines then put what they say of a whole answer (llama.cpp's
+//! `timings`, vLLM's `system_fingerprint`) into the frame of the last choice, and not into one of
+//! the usage, which has no choices: many programs read `choices[0]` of every frame, and fail on it.
+//! So the frame that finishes a choice waits for the next one, and takes from it what is left when
+//! its usage is gone.
 //!
 //! Frames are searched for `"usage"` as engines write it; an escaped key is not found. Inside a
 //! JSON string those bytes cannot stand, since its quotes are escaped. Whole responses, and frames
 //! too long to be held back, are read by `response_usage`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -18,7 +23,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use memchr::memmem::Finder as Needle;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::codec::json::find_last;
 use crate::codec::sse;
@@ -38,21 +43,39 @@ pub struct Edit {
     pub text: Bytes,
 }
 
-/// The edit after which a `stream_options` value asks for usage; None when it asks already. The
-/// value is one whole JSON value, as [`crate::codec::json::Scanner`] has accepted it. Of equal keys
-/// the last counts, as in Python.
+/// The edit after which a `stream_options` value asks for usage, and for no more of it than that;
+/// None when it asks already. The value is one whole JSON value, as
+/// [`crate::codec::json::Scanner`] has accepted it. Of equal keys the last counts, as in Python.
+///
+/// `continuous_usage_stats` means nothing where the client did not ask for usage, and is turned
+/// off: else vLLM would count in every frame.
 pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
     let Some((b'{', inside)) = stream_options.split_first() else {
         return Some(edit(0..stream_options.len(), br#"{"include_usage":true}"#));
     };
-    match find_last(stream_options, &["include_usage"]) {
-        Some(range) if &stream_options[range.clone()] == b"true" => None,
-        Some(range) => Some(edit(range, b"true")),
+    let asking = match find_last(stream_options, &["include_usage"]) {
+        Some(range) if &stream_options[range.clone()] == b"true" => return None,
+        Some(range) => edit(range, b"true"),
         None if inside.trim_ascii_start().starts_with(b"}") => {
-            Some(edit(1..1, br#""include_usage":true"#))
+            edit(1..1, br#""include_usage":true"#)
         }
-        None => Some(edit(1..1, br#""include_usage":true,"#)),
-    }
+        None => edit(1..1, br#""include_usage":true,"#),
+    };
+    let continuous = find_last(stream_options, &["continuous_usage_stats"])
+        .filter(|range| &stream_options[range.clone()] != b"false")
+        .map(|range| edit(range, b"false"));
+    Some(match continuous {
+        None => asking,
+        Some(off) if off.range.start < asking.range.start => both(stream_options, &off, &asking),
+        Some(off) => both(stream_options, &asking, &off),
+    })
+}
+
+/// Two edits as one. The first stands before the second.
+fn both(value: &[u8], first: &Edit, second: &Edit) -> Edit {
+    let between = &value[first.range.end..second.range.start];
+    let text = [&*first.text, between, &*second.text].concat();
+    Edit { range: first.range.start..second.range.end, text: text.into() }
 }
 
 fn edit(range: Range<usize>, text: &'static [u8]) -> Edit {
@@ -114,35 +137,37 @@ impl EventUsage {
 /// timings.
 #[derive(Debug)]
 pub struct StreamUsage {
-    cut_usage_frame: bool,
+    hides: bool,
     add_timings: bool,
     seen: Counts,
+    /// The frame that finishes a choice, until it is known what follows it. Empty: none waits.
+    last_choice: Vec<u8>,
 }
 
 impl StreamUsage {
-    /// `cut_usage_frame`: the client did not ask for the frame. `add_timings`: GPUStack's members
-    /// are wanted in it.
-    pub fn new(cut_usage_frame: bool, add_timings: bool) -> Self {
-        Self { cut_usage_frame, add_timings, seen: Counts::default() }
+    /// `hides`: the client did not ask for usage. `add_timings`: GPUStack's members are wanted in
+    /// it.
+    pub fn new(hides: bool, add_timings: bool) -> Self {
+        Self { hides, add_timings, seen: Counts::default(), last_choice: Vec::new() }
     }
 
     /// Edits whole frames; the last one may be cut off at the stream's end. None: they pass
-    /// unchanged. Only usage-only frames are changed: cut out, or completed before the closing
-    /// brace of their `usage`. `timings` is called when they are needed.
+    /// unchanged. `timings` is called when they are needed.
     pub fn push(&mut self, frames: &[u8], timings: impl FnOnce() -> Timings) -> Option<Vec<u8>> {
+        if self.hides {
+            return self.hide(frames);
+        }
         USAGE.find(frames)?;
         let mut passed = Vec::new();
-        let (mut copied, mut changed) = (0, false);
+        let mut copied = 0;
         let mut timings = Some(timings);
         for range in sse::frames_with(frames, &USAGE) {
             let frame = &frames[range.clone()];
             let Some(json) = sse::data(frame) else { continue };
             let Some(chunk) = Chunk::of(&json) else { continue };
             self.seen.update(&chunk.counts());
-            let Some(usage) = chunk.usage_alone() else { continue };
-            if self.cut_usage_frame {
-                passed.extend_from_slice(&frames[copied..range.start]);
-            } else if self.add_timings
+            if self.add_timings
+                && let Some(usage) = chunk.usage_alone()
                 && let Cow::Borrowed(json) = json
                 && let Some(at) = place_of_timings(frame, json, usage)
                 && let Some(timings) = timings.take()
@@ -150,17 +175,79 @@ impl StreamUsage {
                 let at = range.start + at;
                 passed.extend_from_slice(&frames[copied..at]);
                 passed.extend_from_slice(timings().members(self.seen.output).as_bytes());
-                passed.extend_from_slice(&frames[at..range.end]);
-            } else {
-                continue;
+                copied = at;
             }
-            changed = true;
-            copied = range.end;
         }
-        changed.then(|| {
+        (copied > 0).then(|| {
             passed.extend_from_slice(&frames[copied..]);
             passed
         })
+    }
+
+    /// The frame that still waits, for a stream that ends, or whose next frame is not edited.
+    pub fn release(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.last_choice)
+    }
+
+    /// The memory of the frame that waits, in bytes.
+    pub fn held(&self) -> usize {
+        self.last_choice.capacity()
+    }
+
+    /// Cuts out all usage. None: the frames pass unchanged.
+    fn hide(&mut self, frames: &[u8]) -> Option<Vec<u8>> {
+        let waits = !self.last_choice.is_empty();
+        if !waits && USAGE.find(frames).is_none() && !finishes(frames) {
+            return None;
+        }
+        let mut passed = Vec::with_capacity(self.last_choice.len() + frames.len());
+        let mut rest = frames;
+        for frame in sse::frames(frames) {
+            rest = &rest[frame.len()..];
+            self.hide_in(frame, &mut passed);
+        }
+        // The part of a frame with which a stream breaks off.
+        if !rest.is_empty() {
+            self.hide_in(rest, &mut passed);
+        }
+        let unchanged = !waits && self.last_choice.is_empty() && passed == frames;
+        (!unchanged).then_some(passed)
+    }
+
+    fn hide_in(&mut self, frame: &[u8], passed: &mut Vec<u8>) {
+        let Some(data) = sse::data(frame) else {
+            // A comment may go ahead of the frame that waits.
+            return passed.extend_from_slice(frame);
+        };
+        let chunk = if USAGE.find(frame).is_some() { Chunk::of(&data) } else { None };
+        if let Some(chunk) = &chunk {
+            self.seen.update(&chunk.counts());
+        }
+        let usage = chunk.as_ref().and_then(Chunk::usage_object);
+        let shown = match usage.and_then(|usage| without(&data, usage)) {
+            None => Cow::Borrowed(frame),
+            Some(json) if chunk.is_some_and(|chunk| chunk.has_no_choices()) => {
+                let more = members_beside(&json, &ENVELOPE);
+                if more.is_empty() {
+                    return;
+                }
+                if !more.contains_key("error")
+                    && let Some(last) = with_members(&self.last_choice, &more)
+                {
+                    passed.extend_from_slice(&last);
+                    self.release();
+                    return;
+                }
+                Cow::Owned(with_data(frame, &json))
+            }
+            Some(json) => Cow::Owned(with_data(frame, &json)),
+        };
+        passed.append(&mut self.release());
+        if finishes(&shown) {
+            self.last_choice.extend_from_slice(&shown);
+        } else {
+            passed.extend_from_slice(&shown);
+        }
     }
 
     /// Takes over the counts of a frame that was too long to be read whole.
@@ -172,6 +259,82 @@ impl StreamUsage {
     pub fn usage(&self) -> Option<Usage> {
         self.seen.usage()
     }
+}
+
+/// Members that every frame of a stream has.
+const ENVELOPE: [&str; 5] = ["id", "object", "created", "model", "choices"];
+
+static FINISH: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"finish_reason\""));
+
+/// Whether a choice is finished in these frames. In the usual frame the reason is null.
+fn finishes(frames: &[u8]) -> bool {
+    FINISH.find_iter(frames).any(|at| {
+        let value = frames[at + FINISH.needle().len()..].trim_ascii_start().strip_prefix(b":");
+        value.is_some_and(|value| value.trim_ascii_start().starts_with(b"\""))
+    })
+}
+
+/// The JSON object without the member whose value `part` is.
+fn without(json: &[u8], part: &RawValue) -> Option<Vec<u8>> {
+    let start = offset_in(json, part.get())?;
+    let end = start + part.get().len();
+    // The key has no quote inside.
+    let quote = |before: usize| memchr::memrchr(b'"', &json[..before]);
+    let key = quote(quote(start)?)?;
+    let behind = json[end..].trim_ascii_start();
+    let (start, end) = if behind.starts_with(b",") {
+        (key, json.len() - behind.len() + 1)
+    } else {
+        let before = json[..key].trim_ascii_end();
+        (before.strip_suffix(b",").map_or(key, <[u8]>::len), end)
+    };
+    Some([&json[..start], &json[end..]].concat())
+}
+
+/// The members of a JSON object, but for those of these names and nulls.
+fn members_beside<'a>(json: &'a [u8], names: &[&str]) -> BTreeMap<String, &'a RawValue> {
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(json).unwrap_or_default();
+    members.retain(|name, value| !names.contains(&name.as_str()) && value.get() != "null");
+    members
+}
+
+/// The frame with those of the members that its data lacks; None: its data is no JSON object, or is
+/// none that could be edited.
+fn with_members(frame: &[u8], members: &BTreeMap<String, &RawValue>) -> Option<Vec<u8>> {
+    let Cow::Borrowed(json) = sse::data(frame)? else { return None };
+    let has = serde_json::from_slice::<BTreeMap<String, &RawValue>>(json).ok()?;
+    let brace = offset_in(frame, json)? + json.trim_ascii_end().len() - 1;
+    let mut edited = frame[..brace].to_vec();
+    for (name, value) in members.iter().filter(|(name, _)| !has.contains_key(*name)) {
+        edited.extend_from_slice(if edited.ends_with(b"{") { b"" } else { b"," });
+        edited.extend_from_slice(Value::from(name.as_str()).to_string().as_bytes());
+        edited.push(b':');
+        edited.extend_from_slice(value.get().as_bytes());
+    }
+    edited.extend_from_slice(&frame[brace..]);
+    Some(edited)
+}
+
+/// The frame with other data. Of data of several lines each line becomes one.
+fn with_data(frame: &[u8], json: &[u8]) -> Vec<u8> {
+    if let Some(Cow::Borrowed(data)) = sse::data(frame)
+        && let Some(start) = offset_in(frame, data)
+    {
+        return [&frame[..start], json, &frame[start + data.len()..]].concat();
+    }
+    let mut edited = Vec::with_capacity(frame.len());
+    let others = sse::lines(frame).filter(|line| sse::field(line).0 != b"data" && !line.is_empty());
+    for line in others {
+        edited.extend_from_slice(line);
+        edited.push(b'\n');
+    }
+    for line in json.split(|&byte| byte == b'\n') {
+        edited.extend_from_slice(b"data: ");
+        edited.extend_from_slice(line);
+        edited.push(b'\n');
+    }
+    edited.push(b'\n');
+    edited
 }
 
 /// The index in the frame of the `}` of a `usage` that is to get timings; None when it gets none.
@@ -248,9 +411,19 @@ impl<'a> Chunk<'a> {
 
     /// The `usage` object of a usage-only frame: its `choices` are an empty array.
     fn usage_alone(&self) -> Option<&'a RawValue> {
-        let choices = self.choices?.get().strip_prefix('[')?;
-        let alone = choices.trim_start_matches([' ', '\t', '\r', '\n']) == "]";
-        self.usage.filter(|usage| alone && usage.get().starts_with('{'))
+        self.usage_object().filter(|_| self.choices.is_some() && self.has_no_choices())
+    }
+
+    fn usage_object(&self) -> Option<&'a RawValue> {
+        self.usage.filter(|usage| usage.get().starts_with('{'))
+    }
+
+    /// Whether its `choices` are missing, null or an empty array.
+    fn has_no_choices(&self) -> bool {
+        self.choices.is_none_or(|choices| {
+            let inside = choices.get().strip_prefix('[').unwrap_or_default();
+            inside.trim_start_matches([' ', '\t', '\r', '\n']) == "]"
+        })
     }
 }
 

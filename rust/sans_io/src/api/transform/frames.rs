@@ -72,6 +72,22 @@ impl FrameEdits {
         }
     }
 
+    /// A part of a frame that passes as it is, behind the frame that waits for its next one.
+    fn after_waiting(&mut self, part: Bytes) -> Bytes {
+        match self.stream_usage.as_mut().map(StreamUsage::release) {
+            Some(waiting) if !waiting.is_empty() => [&*waiting, &part].concat().into(),
+            _ => part,
+        }
+    }
+
+    /// The last frames, with the one that waits for more.
+    fn before_waiting(&mut self, frames: Bytes) -> Bytes {
+        match self.stream_usage.as_mut().map(StreamUsage::release) {
+            Some(waiting) if !waiting.is_empty() => [&*frames, &waiting].concat().into(),
+            _ => frames,
+        }
+    }
+
     /// Edits whole frames.
     fn edit(&mut self, mut frames: Bytes, timings: impl FnOnce() -> Timings) -> Bytes {
         if let Some(usage) = &mut self.event_usage {
@@ -167,7 +183,8 @@ impl EventStream {
     /// holds back. In bytes.
     pub(super) fn held(&self) -> usize {
         let translation = self.edits.translate.as_ref().map_or(0, |stream| stream.held());
-        self.frames.tail.capacity() + self.reckoning.cost() + translation
+        let waiting = self.edits.stream_usage.as_ref().map_or(0, StreamUsage::held);
+        self.frames.tail.capacity() + self.reckoning.cost() + translation + waiting
     }
 
     /// Whether the last bytes ended a frame.
@@ -225,7 +242,7 @@ impl EventStream {
                      cannot be translated."
                 )));
             }
-            frames
+            self.edits.after_waiting(frames)
         } else {
             self.edits.edit(frames, timings)
         };
@@ -238,6 +255,7 @@ impl EventStream {
                     Err(TransformError::Incomplete)
                 }
             }
+            _ if done => Ok(self.edits.before_waiting(frames)),
             _ => Ok(frames),
         }
     }
