@@ -444,6 +444,20 @@ mod tests {
         assert_eq!(pushed(&mut stream, "\u{feff}data: {\"model\":\"e\"}\n\n", 2), clients);
     }
 
+    #[test]
+    fn a_last_choice_that_waits_passes_at_the_end_and_before_a_long_frame() {
+        let last = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n";
+        let long = format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(EDITED_HELD));
+        for stream in [last.to_owned(), format!("{last}{long}"), format!("{last}data: [DONE]\n\n")]
+        {
+            for size in [10, 100_000] {
+                let mut events = renaming();
+                assert!(pushed(&mut events, &stream, size) == stream, "in pieces of {size}");
+                assert!(events.held() < BLOCK_KEPT);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_marked_stream_becomes_the_same_as_another_behind_its_mark(
