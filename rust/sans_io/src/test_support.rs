@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::{
+    error::Dialect,
     messages::{HistoryIds, MessageStream, Origin},
     rerank,
-    transform::{Document, FrameEdits, Transform},
+    transform::{Document, ErrorShape, FrameEdits, Transform},
     usage::Timings,
 };
 
@@ -124,14 +125,12 @@ pub struct Rewriting(Transform);
 impl Rewriting {
     /// A chat completion that becomes a Message.
     pub fn message(answer: &[u8]) -> Self {
-        let origin = Box::new(origin());
-        Self::of(Document::Message { origin, events: false }, answer)
+        Self::of(message(false), answer)
     }
 
     /// A chat completion that becomes a Message's events.
     pub fn events(answer: &[u8]) -> Self {
-        let origin = Box::new(origin());
-        Self::of(Document::Message { origin, events: true }, answer)
+        Self::of(message(true), answer)
     }
 
     /// A ranking in Jina's shape.
@@ -154,6 +153,16 @@ impl Rewriting {
     pub fn end(&mut self) -> Option<Bytes> {
         self.0.push(Bytes::new(), true, at_once).ok()
     }
+}
+
+/// A chat completion that becomes a Message, or its events.
+pub(crate) fn message(events: bool) -> Document {
+    Document::Message { origin: Box::new(origin()), events, shape: error_shape() }
+}
+
+/// The shape of errors for a client of the Messages API.
+pub(crate) fn error_shape() -> ErrorShape {
+    ErrorShape { dialect: Dialect::Anthropic, request_id: "r-1".into(), names: [].into() }
 }
 
 /// What a Message has of its request.

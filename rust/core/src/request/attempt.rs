@@ -86,6 +86,20 @@ pub(crate) struct StartedResponse<B> {
     pub(crate) first: Option<Bytes>,
 }
 
+impl<B> StartedResponse<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+{
+    /// Takes over the status that the content tells, where the engine's head tells another.
+    fn correct_status(&mut self) {
+        if let Some(status) = self.relay.status().and_then(|code| StatusCode::from_u16(code).ok()) {
+            self.head.status = status;
+            self.is_event_stream = false;
+        }
+    }
+}
+
 /// An engine's connection behind its 101.
 pub(crate) struct Upgraded {
     /// The 101.
@@ -183,6 +197,7 @@ where
     prepare(context, dispatch, &mut committed);
     match commit(context, &mut committed).await {
         Ok(()) => {
+            committed.correct_status();
             if may_go_early(context) {
                 set_keep_alive(context, &mut committed);
             }

@@ -237,6 +237,11 @@ where
         self.transform.rewrites_body()
     }
 
+    /// The status that the client gets, where it is not that of the engine's head.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.transform.status()
+    }
+
     /// Whether the bytes so far end between two frames, so that a comment or event may follow.
     pub(crate) fn at_frame_edge(&self) -> bool {
         self.transform.at_frame_edge()

@@ -11,7 +11,7 @@ use crate::{
         error::{ApiError, Cause, Dialect},
         messages::{self, HistoryIds, MessageStream, Origin},
         rerank,
-        transform::{Document, FrameEdits, Transform},
+        transform::{Document, ErrorShape, FrameEdits, Transform},
         usage::{EventUsage, StreamUsage},
     },
     codec::{headers, http1::ResponseHead, inflate, response_fields::Sender},
@@ -150,6 +150,17 @@ pub struct Requester<'a> {
     pub usage_timings: bool,
 }
 
+impl Requester<'_> {
+    /// The shape of an error of this target's engine.
+    fn error_shape(&self, target: &Target) -> ErrorShape {
+        ErrorShape {
+            dialect: self.dialect,
+            request_id: Arc::clone(self.request_id),
+            names: Arc::clone(&target.redacted),
+        }
+    }
+}
+
 impl Plan {
     /// The target of the attempt.
     pub fn target(&self) -> &Arc<Target> {
@@ -223,11 +234,10 @@ impl Plan {
     ) -> Transform {
         let Some(inference) = self.inference else { return unread(head, events) };
         if head.status.as_u16() >= 400 && !events {
+            let status = head.status.as_u16();
             return Transform::document(Document::Error {
-                status: head.status.as_u16(),
-                dialect: requester.dialect,
-                request_id: Arc::clone(requester.request_id),
-                names: Arc::clone(&self.target.redacted),
+                status,
+                shape: requester.error_shape(&self.target),
             });
         }
         match self.translation.take().map(|translation| translation.response) {
@@ -288,11 +298,12 @@ fn completion(
         history,
     };
     let events = requester.asked_stream && !counts;
-    let edits = translated_frames(target, origin.clone());
+    let edits = translated_frames(target, origin.clone(), requester.dialect);
+    let shape = requester.error_shape(target);
     let document = if counts {
-        Document::TokenCount
+        Document::TokenCount { shape }
     } else {
-        Document::Message { origin: Box::new(origin), events }
+        Document::Message { origin: Box::new(origin), events, shape }
     };
     if events {
         Transform::streamed_completion(says_stream, document, edits)
@@ -302,12 +313,12 @@ fn completion(
 }
 
 /// The edits that make a stream of chat chunks one of Messages events.
-fn translated_frames(target: &Target, origin: Origin) -> FrameEdits {
+fn translated_frames(target: &Target, origin: Origin, dialect: Dialect) -> FrameEdits {
     let translate = Some(Box::new(MessageStream::new(origin)));
     let event_usage = Some(EventUsage::default());
     let redacted = redacted(target);
     // The words are the translation's own: only names are to be hidden in them.
-    let errors = redacted.is_some().then_some(Dialect::Anthropic);
+    let errors = redacted.is_some().then_some(dialect);
     FrameEdits { event_usage, redacted, errors, translate, ..FrameEdits::default() }
 }
 

@@ -176,7 +176,7 @@ mod tests {
             transform::{Document, Transform, TransformError},
             usage::Timings,
         },
-        test_support::{origin, translated_frames},
+        test_support::{error_shape, message, translated_frames},
     };
 
     const WHOLE: &str = r#"{"choices":[{"message":{"content":"ab"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
@@ -189,8 +189,7 @@ mod tests {
 
     /// The transformation for a client that asked for a stream, or not.
     fn transform(says_stream: bool, asked_stream: bool) -> Transform {
-        let origin = Box::new(origin());
-        let document = Document::Message { origin, events: asked_stream };
+        let document = message(asked_stream);
         if asked_stream {
             Transform::streamed_completion(says_stream, document, translated_frames())
         } else {
@@ -270,11 +269,39 @@ mod tests {
 
     #[test]
     fn a_stream_counts_tokens_where_a_document_was_asked_for() {
-        let transform =
-            || Transform::whole_completion(false, Document::TokenCount, translated_frames(), true);
+        let transform = || {
+            Transform::whole_completion(
+                false,
+                Document::TokenCount { shape: error_shape() },
+                translated_frames(),
+                true,
+            )
+        };
         for body in [WHOLE, STREAM] {
             let told = told(transform(), &[body.as_bytes()]);
             assert_eq!(told.unwrap_or_default(), r#"{"input_tokens":3}"#);
+        }
+    }
+
+    #[test]
+    fn an_error_in_place_of_a_completion_has_a_status() {
+        let timings = || Timings { first_ms: 0.0, elapsed_ms: 0.0 };
+        let error = r#"{"error": {"message": "Slow\ndown.", "code": 429}}"#;
+        for (asked_stream, commented) in [(false, false), (true, false), (true, true)] {
+            let mut transform = transform(true, asked_stream);
+            if commented {
+                transform.note_comment();
+            }
+            let told = transform.push(Bytes::from_static(error.as_bytes()), true, timings);
+            let told = String::from_utf8(told.unwrap_or_default().to_vec()).unwrap_or_default();
+            let body = told.strip_prefix("event: error\ndata: ").unwrap_or(&told);
+            let body: Value = serde_json::from_str(body).unwrap_or_default();
+            assert_eq!(body["error"]["type"], "rate_limit_error");
+            assert_eq!(body["error"]["message"], "Slow\ndown.");
+            assert_eq!(told.starts_with("event: error\n"), commented);
+            assert_eq!(transform.status(), (!commented).then_some(429));
+            assert_eq!(transform.is_event_stream(), commented);
+            assert_eq!(transform.rewrites_body(), !commented);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 
 use super::{error::TransformError, limits::append};
 use crate::{
@@ -24,7 +25,7 @@ impl Document {
         match self {
             Self::Rerank { prepared, .. } => prepared.texts.held(),
             Self::Message { origin, .. } => origin.history.held(),
-            Self::Error { .. } | Self::TokenCount => 0,
+            Self::Error { .. } | Self::TokenCount { .. } => 0,
         }
     }
 }
@@ -38,13 +39,30 @@ const ERROR_HELD: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) enum Document {
     /// An error, in the client's shape and without the engine's names.
-    Error { status: u16, dialect: Dialect, request_id: Arc<str>, names: RedactedNames },
-    /// A Message, from a chat completion. `events`: as a stream of events.
-    Message { origin: Box<Origin>, events: bool },
+    Error { status: u16, shape: ErrorShape },
+    /// A Message, from a chat completion. `events`: as a stream of events. `shape`: of an error in
+    /// its place.
+    Message { origin: Box<Origin>, events: bool, shape: ErrorShape },
     /// A count of tokens, from a chat completion's usage.
-    TokenCount,
+    TokenCount { shape: ErrorShape },
     /// Jina's shape, from any engine's.
     Rerank { prepared: Box<rerank::Prepared>, model: Arc<str> },
+}
+
+/// What an engine's error needs to become the client's.
+#[derive(Clone, Debug)]
+pub(crate) struct ErrorShape {
+    pub(crate) dialect: Dialect,
+    pub(crate) request_id: Arc<str>,
+    /// The engine's names, which no client may see.
+    pub(crate) names: RedactedNames,
+}
+
+impl ErrorShape {
+    /// The client's body; None: the engine's is good.
+    fn reshape(&self, status: u16, body: &[u8]) -> Option<Vec<u8>> {
+        engine_error::reshape(status, body, self.dialect, &self.request_id, &self.names)
+    }
 }
 
 /// Holds a whole response back to its end, and rewrites it.
@@ -56,6 +74,10 @@ pub(super) struct DocumentBuffer {
     document: Document,
     /// The engine's body was replaced.
     rewritten: bool,
+    /// The status in place of the one of the engine's head.
+    status: Option<u16>,
+    /// The client has got a comment of ours, and the engine's status with it.
+    commented: bool,
     usage: Option<Usage>,
 }
 
@@ -67,6 +89,8 @@ impl DocumentBuffer {
             census: Census::default(),
             document,
             rewritten: false,
+            status: None,
+            commented: false,
             usage: None,
         }
     }
@@ -83,7 +107,9 @@ impl DocumentBuffer {
         match &self.document {
             Document::Error { .. } => length,
             Document::Message { events: true, .. } => cost::of_told_completion(length, census),
-            Document::Message { .. } | Document::TokenCount => cost::of_completion(length, census),
+            Document::Message { .. } | Document::TokenCount { .. } => {
+                cost::of_completion(length, census)
+            }
             Document::Rerank { prepared, .. } => {
                 cost::of_ranking(length, prepared.texts.held(), census)
             }
@@ -92,7 +118,17 @@ impl DocumentBuffer {
 
     /// Whether the client gets an event stream.
     pub(super) fn is_event_stream(&self) -> bool {
-        matches!(self.document, Document::Message { events: true, .. })
+        self.status.is_none() && matches!(self.document, Document::Message { events: true, .. })
+    }
+
+    /// The status that the client gets, where it is not that of the engine's head.
+    pub(super) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Notes that the client has got a comment of ours.
+    pub(super) fn note_comment(&mut self) {
+        self.commented = true;
     }
 
     /// Whether the engine's body was replaced by a JSON document.
@@ -143,10 +179,14 @@ impl DocumentBuffer {
         let unusable = |error: TranslateError| TransformError::Unusable(error.message);
         let text = without_mark(&whole);
         let made = match &self.document {
-            Document::Error { status, dialect, request_id, names } => {
-                engine_error::reshape(*status, text, *dialect, request_id, names)
+            Document::Error { status, shape } => {
+                self.status = engine_error::true_status(*status, text);
+                shape.reshape(self.status.unwrap_or(*status), text)
             }
-            Document::Message { .. } | Document::TokenCount => {
+            Document::Message { shape, .. } | Document::TokenCount { shape } => {
+                if let Some(error) = self.error(text, &shape.clone()) {
+                    return Ok(error);
+                }
                 let made = match self.translate(text) {
                     // The first text is freed before the other one is translated.
                     Err(error) => match messages::finite(text) {
@@ -170,15 +210,29 @@ impl DocumentBuffer {
         Ok(made.map_or(whole, Bytes::from))
     }
 
+    /// The error that stands in place of a chat completion, for its client; None: there is none.
+    fn error(&mut self, text: &[u8], shape: &ErrorShape) -> Option<Bytes> {
+        let status = engine_error::true_status(200, text).filter(|_| text.len() <= ERROR_HELD)?;
+        let body = shape.reshape(status, text).unwrap_or_else(|| text.to_vec());
+        self.rewritten = true;
+        if self.is_event_stream() && self.commented {
+            // A line break would end the event.
+            let line = serde_json::from_slice(&body).map(|error: Value| error.to_string());
+            return Some(shape.dialect.error_event(line.unwrap_or_default().as_bytes()));
+        }
+        self.status = Some(status);
+        Some(body.into())
+    }
+
     /// What a chat completion becomes.
     fn translate(&self, text: &[u8]) -> Result<Vec<u8>, TranslateError> {
         match &self.document {
-            Document::Message { origin, events: true } => {
+            Document::Message { origin, events: true, .. } => {
                 let mut made = Vec::new();
                 MessageStream::new(Origin::clone(origin)).whole(text, &mut made)?;
                 Ok(made)
             }
-            Document::Message { origin, events: false } => messages::response(text, origin),
+            Document::Message { origin, events: false, .. } => messages::response(text, origin),
             _ => messages::count_response(text),
         }
     }

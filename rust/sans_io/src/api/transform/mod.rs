@@ -19,7 +19,10 @@ use self::{
     passing::PassingFrames,
     rename::Renamer,
 };
-pub(crate) use self::{document::Document, frames::FrameEdits};
+pub(crate) use self::{
+    document::{Document, ErrorShape},
+    frames::FrameEdits,
+};
 use crate::api::{
     response_usage::{ResponseUsage, usage_of_response},
     usage::{Timings, Usage},
@@ -143,6 +146,7 @@ impl Transform {
     pub fn note_comment(&mut self) {
         match &mut self.0 {
             Kind::Events(events) => events.note_comment(),
+            Kind::Document(document) => document.note_comment(),
             Kind::Begin(begin) => begin.note_comment(),
             _ => {}
         }
@@ -228,6 +232,15 @@ impl Transform {
             Kind::Document(document) => document.is_rewritten() && !document.is_event_stream(),
             Kind::Assembled(_) => true,
             _ => false,
+        }
+    }
+
+    /// The status that the client gets, where it is not that of the engine's head: known with the
+    /// first bytes for the client.
+    pub fn status(&self) -> Option<u16> {
+        match &self.0 {
+            Kind::Document(document) => document.status(),
+            _ => None,
         }
     }
 
