@@ -185,7 +185,7 @@ enum Repeating {
 
 /// A set of calls, and how an engine writes them.
 #[derive(Clone, Debug)]
-struct Calls {
+struct CallSet {
     /// A name, and an object's text that no other call has.
     calls: Vec<(String, String)>,
     numbering: Numbering,
@@ -205,17 +205,17 @@ prop_compose! {
         ]),
         repeating in prop::sample::select(vec![Repeating::Nothing, Repeating::Name, Repeating::NameAndId]),
         dice in prop::collection::vec(any::<u8>(), 40),
-    ) -> Calls {
+    ) -> CallSet {
         let calls = calls.drain(..).enumerate().map(|(at, (name, call))| {
             let members = call.arguments.trim_start_matches('{').trim_end_matches('}').to_owned();
             let comma = if members.is_empty() { "" } else { ", " };
             (name, format!("{{\"at\": {at}{comma}{members}}}"))
         });
-        Calls { calls: calls.collect(), numbering, writing, repeating, dice }
+        CallSet { calls: calls.collect(), numbering, writing, repeating, dice }
     }
 }
 
-impl Calls {
+impl CallSet {
     fn id(&self, at: usize) -> Value {
         match self.numbering {
             Numbering::Ids | Numbering::IdsAlone => {
@@ -283,7 +283,7 @@ impl Calls {
                     Numbering::Index => call["index"] = json!(at),
                     Numbering::IdsAlone | Numbering::Place => {}
                     Numbering::Ids | Numbering::Nothing | Numbering::OneId => {
-                        call["index"] = json!(0)
+                        call["index"] = json!(0);
                     }
                 }
                 chunks.push(delta(json!({"tool_calls": [call]})));

@@ -299,7 +299,9 @@ mod tests {
     /// What is given out of arguments in these pieces, and whether it is an object.
     fn read(pieces: &[&str]) -> (String, bool) {
         let (mut arguments, mut out) = (Arguments::default(), String::new());
-        pieces.iter().for_each(|piece| arguments.feed(piece, &mut out));
+        for piece in pieces {
+            arguments.feed(piece, &mut out);
+        }
         arguments.end(&mut out);
         assert_eq!(arguments.held(), 0);
         (out, arguments.is_whole())

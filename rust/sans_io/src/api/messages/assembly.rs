@@ -143,7 +143,9 @@ impl Assembly {
             Some("tool_use") => {
                 let (id, name) = (json(block.id), json(block.name));
                 self.content.push_str("{\"type\":\"tool_use\",\"id\":");
-                self.content.push_str(&format!("{id},\"name\":{name},\"input\":"));
+                for part in [&*id, ",\"name\":", &*name, ",\"input\":"] {
+                    self.content.push_str(part);
+                }
                 self.is_call = true;
             }
             _ => self.content.push_str("{\"type\":\"text\",\"text\":\""),

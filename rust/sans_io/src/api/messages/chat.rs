@@ -149,19 +149,19 @@ pub(super) struct Choice<'a> {
 pub(super) struct Words<'a> {
     #[serde(borrow)]
     pub(super) content: Raw<'a>,
-    /// vLLM and OpenRouter; some servers give it members.
+    /// vLLM and `OpenRouter`; some servers give it members.
     #[serde(borrow)]
     reasoning: Raw<'a>,
-    /// DeepSeek, SGLang, llama.cpp.
+    /// `DeepSeek`, `SGLang`, llama.cpp.
     #[serde(borrow)]
     reasoning_content: Raw<'a>,
     /// Ollama.
     #[serde(borrow)]
     thinking: Raw<'a>,
-    /// OpenRouter: a list, with the words under `text` or `summary`.
+    /// `OpenRouter`: a list, with the words under `text` or `summary`.
     #[serde(borrow)]
     reasoning_details: Raw<'a>,
-    /// LiteLLM: a list of Anthropic's blocks.
+    /// `LiteLLM`: a list of Anthropic's blocks.
     #[serde(borrow)]
     thinking_blocks: Raw<'a>,
     #[serde(borrow)]
