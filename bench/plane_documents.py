@@ -107,6 +107,7 @@ def table(engine: str) -> dict[str, Any]:
         "reasoning_names": "both",
         "redacted_names": [],
         "response_headers": [],
+        "repair": [],
         "proxy_denied": ["/metrics", "/load", "/sleep", "/wake_up", "/v1/responses"],
         "proxy_allowed": None,
         "timeouts": {"connect": None, "first_frame": None, "idle": None},

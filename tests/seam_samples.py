@@ -67,6 +67,7 @@ def model_entry(name: str, instances: list[InstanceEntry], **fields: Any) -> Mod
         "reasoning_names": "both",
         "redacted_names": [],
         "response_headers": [],
+        "repair": [],
         "proxy_denied": [],
         "proxy_allowed": None,
         "timeouts": ModelTimeoutsConfig(),

@@ -157,7 +157,7 @@ def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
 
     def whole_table(now: Deployment, _: object) -> Table:
         assert now is prepared
-        return Table(models=[], routes=[], metrics=[], settings=None)
+        return Table(models=[], routes=[], default_route=None, metrics=[], settings=None)
 
     async def run() -> Reloader:
         every: Any = Everything()

@@ -72,6 +72,7 @@ Category = Literal[
 AccessPolicy = Literal["public", "authed", "allowed_keys"]
 SystemMessages = Literal["first", "anywhere", "none"]
 StatusClass = Literal["4xx", "5xx"]
+Repair = Literal["tool_ids", "system_first", "result_order"]
 
 SOURCE_FIELDS = {
     "huggingface": "huggingface_repo_id",
@@ -171,6 +172,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     One at the beginning, any number anywhere, or none at all.
     """
+    repair: list[Repair] = []
+    """What is repaired in conversations, though its engines speak the API natively."""
 
     source: Source | None = None
     python_package: str | None = None

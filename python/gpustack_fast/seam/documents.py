@@ -17,6 +17,7 @@ from gpustack_fast.config.schema import (
     AccessPolicy,
     Category,
     ModelTimeoutsConfig,
+    Repair,
     StatusClass,
     SystemMessages,
 )
@@ -197,6 +198,10 @@ class ModelEntry(Document):
     """Further names and paths of it at its engines, which no client may see, not even in errors."""
     response_headers: list[str]
     """Fields of its engines' responses that reach clients, beside those that all do."""
+    repair: list[Repair]
+    """What is repaired in chat completions that its engines speak natively. Messages are translated
+    where there is any.
+    """
     proxy_denied: list[str]
     """Paths with 404 through the generic proxy, whatever the key, and all that lies below them."""
     proxy_allowed: list[str] | None

@@ -105,6 +105,7 @@ def model_entry(
         reasoning_names=facts.reasoning_names,
         redacted_names=list(facts.redacted_names),
         response_headers=model.response_headers,
+        repair=model.repair,
         proxy_denied=list(facts.admin_paths),
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
         timeouts=model.timeouts,

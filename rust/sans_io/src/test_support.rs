@@ -106,6 +106,7 @@ pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
         "reasoning_names": "both",
         "redacted_names": [],
         "response_headers": [],
+        "repair": [],
         "proxy_denied": [],
         "proxy_allowed": null,
         "timeouts": {"connect": null, "first_frame": null, "idle": null},

@@ -17,6 +17,7 @@ FOR_RUNNING_ENGINES = {
     "max_in_flight",
     "response_headers",
     "system_messages",
+    "repair",
     "replicas",
     "max_surge",
     "target_in_flight",

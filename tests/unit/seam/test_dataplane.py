@@ -118,6 +118,7 @@ TABLE = documents.Table(
             reasoning_names="both",
             redacted_names=["/models/s"],
             response_headers=["x-queue-time"],
+            repair=["tool_ids", "system_first", "result_order"],
             proxy_denied=["/sleep"],
             proxy_allowed=["/v1"],
             timeouts=ModelTimeoutsConfig(connect=1.007, first_frame=1.008, idle=1.009),

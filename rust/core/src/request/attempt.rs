@@ -46,6 +46,7 @@ use sans_io::{
         http1::{ResponseHead, WireError},
         inflate::{self, Caps},
         response_fields::{Sender, UNTRANSLATED},
+        splice::Splice,
         websocket,
     },
     seam::Timeouts,
@@ -170,8 +171,9 @@ where
     };
     let head = outbound_head::for_engine(context, lease.instance(), dispatch, &plan);
     let upgrade = dispatch.job.is_websocket();
-    let substitute = plan.take_substitute();
-    let request = Outgoing { head, changes: changes(&plan, &upload, substitute), upgrade, limits };
+    let (substitute, messages) = (plan.take_substitute(), plan.take_messages());
+    let request =
+        Outgoing { head, changes: changes(&plan, &upload, substitute, messages), upgrade, limits };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
     let sender = plan.sender(dispatch.job.is_proxy());
@@ -208,10 +210,15 @@ where
 }
 
 /// The changes in the client's body, which names the model in any case. `substitute`: another body
-/// in its place.
-fn changes<'a, B>(plan: &'a Plan, upload: &Upload<B>, substitute: Option<Bytes>) -> Changes<'a> {
+/// in its place. `messages`: others in place of its own.
+fn changes<'a, B>(
+    plan: &'a Plan,
+    upload: &Upload<B>,
+    substitute: Option<Bytes>,
+    messages: Option<Splice>,
+) -> Changes<'a> {
     let rename = plan.rename().or_else(|| upload.lacks_model().then(|| &**plan.target()));
-    Changes { rename, ask_usage: plan.asks_usage(), substitute }
+    Changes { rename, ask_usage: plan.asks_usage(), messages, substitute }
 }
 
 /// Sets the id that the relay looks for in the response, and the comments that it adds.
@@ -265,7 +272,7 @@ where
     W: ClientWatch,
 {
     let inference = dispatch.job.inference();
-    let Some(inference) = inference.filter(|inference| plan::is_translated(*inference, target))
+    let Some(inference) = inference.filter(|inference| plan::needs_whole_body(*inference, target))
     else {
         return Ok(None);
     };

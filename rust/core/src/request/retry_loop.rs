@@ -180,17 +180,17 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    if is_translated(dispatch) {
+    if needs_whole_body(dispatch) {
         receive_whole(context, upload).await
     } else {
         context.receive_until(upload, Upload::has_head_start).await
     }
 }
 
-/// Whether an engine of the route needs a body that is translated as a whole.
-fn is_translated(dispatch: &Dispatch) -> bool {
+/// Whether an engine of the route needs a body that is translated or repaired as a whole.
+fn needs_whole_body(dispatch: &Dispatch) -> bool {
     dispatch.job.inference().is_some_and(|inference| {
-        dispatch.route.targets().any(|target| plan::is_translated(inference, target))
+        dispatch.route.targets().any(|target| plan::needs_whole_body(inference, target))
     })
 }
 

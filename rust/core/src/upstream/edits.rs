@@ -21,6 +21,8 @@ pub(crate) struct Changes<'a> {
     pub(crate) rename: Option<&'a Target>,
     /// Whether a stream is asked for its usage.
     pub(crate) ask_usage: bool,
+    /// The repaired messages in place of the client's; None: those stay.
+    pub(crate) messages: Option<Splice>,
     /// The body in place of the client's; None: the client's is sent.
     pub(crate) substitute: Option<Bytes>,
 }
@@ -29,6 +31,7 @@ pub(crate) struct Changes<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Edits {
     model: Option<Splice>,
+    messages: Option<Splice>,
     usage: UsageEdit,
 }
 
@@ -49,10 +52,10 @@ enum UsageEdit {
 
 impl Edits {
     /// The edits of an attempt. The model was seen already: a route was found by it.
-    pub(super) fn new(rename: Option<&Target>, ask_usage: bool, scan: &Scan) -> Self {
-        let model = rename.and_then(|target| renamed(target, scan));
-        let usage = if ask_usage { UsageEdit::Pending } else { UsageEdit::None };
-        Self { model, usage }
+    pub(super) fn new(changes: Changes<'_>, scan: &Scan) -> Self {
+        let model = changes.rename.and_then(|target| renamed(target, scan));
+        let usage = if changes.ask_usage { UsageEdit::Pending } else { UsageEdit::None };
+        Self { model, messages: changes.messages, usage }
     }
 
     /// Settles the edit for usage, if its place is known by now. `may_wait`: whether bytes behind
@@ -94,7 +97,8 @@ impl Edits {
             UsageEdit::Made(splice) => splice.growth(),
             UsageEdit::None | UsageEdit::AskedByClient => 0,
         };
-        Some(of_usage + self.model.as_ref().map_or(0, Splice::growth))
+        let others = [&self.model, &self.messages].into_iter().flatten();
+        Some(of_usage + others.map(Splice::growth).sum::<i64>())
     }
 
     /// Whether the client itself asks for a stream's usage. False also where the attempt does not.
@@ -108,13 +112,9 @@ impl Edits {
             UsageEdit::Made(splice) => Some(splice),
             _ => None,
         };
-        // A client may write `stream_options` before `model`.
-        let in_order = match (&self.model, usage) {
-            (Some(model), Some(usage)) if usage.range.start < model.range.start => {
-                [Some(usage), Some(model)]
-            }
-            (model, usage) => [model.as_ref(), usage],
-        };
+        // A client may write them in any order.
+        let mut in_order = [self.model.as_ref(), self.messages.as_ref(), usage];
+        in_order.sort_unstable_by_key(|splice| splice.map(|splice| splice.range.start));
         spliced(piece, start, in_order.into_iter().flatten(), push);
     }
 }
@@ -189,7 +189,7 @@ mod tests {
 
     fn asking_while(may_wait: bool, body: &[u8]) -> (Scan, Edits) {
         let scan = scanned(body);
-        let mut edits = Edits::new(None, true, &scan);
+        let mut edits = Edits::new(Changes { ask_usage: true, ..Changes::default() }, &scan);
         let bytes = |range: Range<u64>| {
             body.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec)
         };
@@ -273,7 +273,8 @@ mod tests {
             scanner.feed(body.as_bytes()).unwrap();
             scanner.end().unwrap();
             let scan = Scan::Json(scanner);
-            let mut edits = Edits::new(Some(target), true, &scan);
+            let changes = Changes { rename: Some(target), ask_usage: true, ..Changes::default() };
+            let mut edits = Edits::new(changes, &scan);
             edits.settle_usage(&scan, true, |range| {
                 body.as_bytes().get(range.start as usize..range.end as usize).map(<[u8]>::to_vec)
             });
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn options_that_are_not_in_memory_are_held_back_until_they_are() {
         let scan = scanned(br#"{"model":"m","stream_options":{},"stream":true,"#);
-        let mut edits = Edits::new(None, true, &scan);
+        let mut edits = Edits::new(Changes { ask_usage: true, ..Changes::default() }, &scan);
         edits.settle_usage(&scan, true, |_| None);
         assert_eq!(edits.usage, UsageEdit::Pending);
         assert_eq!(edits.held_from(&scan), 30);

@@ -163,16 +163,16 @@ impl<B> Upload<B> {
 
     /// Starts an attempt with these changes. Returns the number of bytes that it will send; None:
     /// unknown before the body's end.
-    pub(crate) fn start_attempt(&mut self, changes: Changes<'_>) -> Option<u64> {
+    pub(crate) fn start_attempt(&mut self, mut changes: Changes<'_>) -> Option<u64> {
         self.intake.start();
         self.replay.rewind();
-        if let Some(substitute) = changes.substitute {
+        if let Some(substitute) = changes.substitute.take() {
             let length = substitute.len() as u64;
             self.edits = Edits::default();
             self.outgoing = Outgoing::Substitute(substitute);
             return Some(length);
         }
-        self.edits = Edits::new(changes.rename, changes.ask_usage, self.intake.scan());
+        self.edits = Edits::new(changes, self.intake.scan());
         self.outgoing = Outgoing::Body;
         self.settle_usage();
         // Unknown even for a whole body, where the bytes to edit still lie in the file.
@@ -453,7 +453,7 @@ mod tests {
             while upload.model().is_none() {
                 receive(&mut upload).await;
             }
-            let changes = Changes { rename: Some(target), ask_usage: true, substitute: None };
+            let changes = Changes { rename: Some(target), ask_usage: true, ..Changes::default() };
             let length = upload.start_attempt(changes);
             let (mut queue, mut sent) = (OutQueue::default(), Vec::new());
             loop {

@@ -10,6 +10,7 @@ pub mod engine_error;
 pub mod error;
 pub mod messages;
 pub mod plan;
+pub mod repair;
 pub mod rerank;
 pub mod response_usage;
 pub mod stream_fields;

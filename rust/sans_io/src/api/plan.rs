@@ -10,11 +10,12 @@ use crate::{
         endpoints::{Inference, ModelPlace, Operation},
         error::{ApiError, Cause, Dialect},
         messages::{self, HistoryIds, MessageStream, Origin},
+        repair::{self, Repaired, Repairs, UniqueIds},
         rerank,
         transform::{Document, ErrorShape, FrameEdits, Transform},
         usage::{EventUsage, StreamUsage},
     },
-    codec::{headers, http1::ResponseHead, inflate, response_fields::Sender},
+    codec::{headers, http1::ResponseHead, inflate, response_fields::Sender, splice::Splice},
     table::{Route, Target},
 };
 
@@ -24,22 +25,34 @@ pub const TRANSLATED_MAX: u64 = 64 * 1024 * 1024;
 /// The chat endpoint of engines, to which Messages are translated.
 const CHAT: &str = "/v1/chat/completions";
 
-/// Whether a request to this target is translated, for which its body must be whole.
-pub fn is_translated(inference: Inference, target: &Target) -> bool {
+/// Whether a request to this target is translated.
+fn is_translated(inference: Inference, target: &Target) -> bool {
     match inference.operation {
         Operation::Rerank => true,
-        Operation::Messages | Operation::CountTokens => !target.model.speaks_anthropic,
+        // The translation repairs all that can be asked for.
+        Operation::Messages | Operation::CountTokens => {
+            !target.model.speaks_anthropic || !target.model.repair.is_empty()
+        }
         Operation::Plain | Operation::Generate | Operation::CreateResponse => false,
     }
 }
 
-/// A translated request: the body and path in place of the client's, and the document that the
-/// response becomes.
+/// Whether a request to this target is read as a whole before it is sent, to be translated or
+/// repaired.
+pub fn needs_whole_body(inference: Inference, target: &Target) -> bool {
+    let is_repaired = inference.operation == Operation::Generate && !target.model.repair.is_empty();
+    is_repaired || is_translated(inference, target)
+}
+
+/// A translated or repaired request: what stands in place of the client's, and what the response
+/// becomes.
 pub struct Translation {
-    /// The engine's path.
-    path: &'static str,
+    /// The engine's path; None: the client's.
+    path: Option<&'static str>,
     /// None: the client's body is sent as it is.
     body: Option<Bytes>,
+    /// The messages in place of those of the client's body; None: those stay.
+    messages: Option<Splice>,
     response: Translated,
     /// How much of the request the engine does not get, or in words only.
     untranslated: u32,
@@ -53,9 +66,12 @@ enum Translated {
     TokenCount,
     /// Jina's shape, from any engine's.
     Rerank(Document),
+    /// A chat completion as it is, but for ids of tool calls that are in the request already; None:
+    /// they stay, too.
+    Repaired { history: Option<HistoryIds> },
 }
 
-/// Translates a whole request body, where [`is_translated`]. Fails with a 400 for a body that
+/// Translates or repairs a whole request body, where [`needs_whole_body`]. Fails with a 400 for a body that
 /// cannot be.
 pub fn translate(
     inference: Inference,
@@ -77,7 +93,8 @@ pub fn translate(
             let mut prepared =
                 rerank::request(body, engine, name).map_err(|error| rejected(error.to_string()))?;
             Translation {
-                path: prepared.path,
+                path: Some(prepared.path),
+                messages: None,
                 body: prepared.body.take().map(Bytes::from),
                 response: Translated::Rerank(Document::Rerank {
                     prepared: Box::new(prepared),
@@ -90,20 +107,25 @@ pub fn translate(
             let request =
                 messages::count_request(body, &engine).map_err(|error| rejected(error.message))?;
             Translation {
-                path: CHAT,
+                path: Some(CHAT),
+                messages: None,
                 body: Some(request.body.into()),
                 response: Translated::TokenCount,
                 untranslated: request.untranslated,
             }
         }
-        Operation::Messages
-        | Operation::Plain
-        | Operation::Generate
-        | Operation::CreateResponse => {
+        Operation::Generate => {
+            let repairs = Repairs::new(&target.model.repair);
+            let Repaired { messages, history } = repair::repaired(body, repairs);
+            let response = Translated::Repaired { history: repairs.tool_ids.then_some(history) };
+            Translation { path: None, body: None, messages, response, untranslated: 0 }
+        }
+        Operation::Messages | Operation::Plain | Operation::CreateResponse => {
             let request =
                 messages::request(body, &engine).map_err(|error| rejected(error.message))?;
             Translation {
-                path: CHAT,
+                path: Some(CHAT),
+                messages: None,
                 body: Some(request.body.into()),
                 response: Translated::Message { history: request.history },
                 untranslated: request.untranslated,
@@ -119,8 +141,10 @@ impl Translation {
             Translated::Message { history } => history.held(),
             Translated::TokenCount => 0,
             Translated::Rerank(document) => document.held(),
+            Translated::Repaired { history } => history.as_ref().map_or(0, HistoryIds::held),
         };
-        (self.body.as_ref().map_or(0, Bytes::len) + response) as u64
+        let messages = self.messages.as_ref().map_or(0, |messages| messages.text.len());
+        (self.body.as_ref().map_or(0, Bytes::len) + messages + response) as u64
     }
 }
 
@@ -168,7 +192,7 @@ impl Plan {
     }
 
     /// The plan of an attempt at this target. `translation`: the request's, where
-    /// [`is_translated`].
+    /// [`needs_whole_body`].
     pub fn new(
         inference: Option<Inference>,
         route: &Route,
@@ -180,7 +204,7 @@ impl Plan {
 
     /// The engine's path; None: the client's.
     pub fn path(&self) -> Option<&'static str> {
-        self.translation.as_ref().map(|translation| translation.path)
+        self.translation.as_ref()?.path
     }
 
     /// The target whose name replaces the client's `model`; None: both names are the same.
@@ -215,6 +239,11 @@ impl Plan {
         self.translation.as_mut()?.body.take()
     }
 
+    /// Takes the messages in place of those of the client's body; None: those stay.
+    pub fn take_messages(&mut self) -> Option<Splice> {
+        self.translation.as_mut()?.messages.take()
+    }
+
     /// Whether the client gets an event stream for the response with this head. Of a translated one
     /// the client's request decides.
     pub fn is_event_stream(&self, head: &ResponseHead, asked_stream: bool) -> bool {
@@ -240,11 +269,27 @@ impl Plan {
                 shape: requester.error_shape(&self.target),
             });
         }
-        match self.translation.take().map(|translation| translation.response) {
-            Some(Translated::Rerank(document)) => Transform::document(document),
-            Some(translated) => completion(translated, &self.target, requester, head),
-            None if events => Transform::events(self.frame_edits(inference, requester)),
-            None if !headers::is_json(&head.headers) => Transform::IDENTITY,
+        let ids = match self.translation.take().map(|translation| translation.response) {
+            Some(Translated::Rerank(document)) => return Transform::document(document),
+            Some(Translated::Repaired { history }) => {
+                history.map(|history| Box::new(UniqueIds::new(requester.request_id, history)))
+            }
+            Some(Translated::Message { history }) => {
+                return completion(Some(history), &self.target, requester, head);
+            }
+            Some(Translated::TokenCount) => return completion(None, &self.target, requester, head),
+            None => None,
+        };
+        match ids {
+            _ if events => {
+                let edits = self.frame_edits(inference, requester);
+                Transform::events(FrameEdits { ids, ..edits })
+            }
+            _ if !headers::is_json(&head.headers) => Transform::IDENTITY,
+            Some(ids) => {
+                let name_json = requester.route.name_json.clone();
+                Transform::document(Document::Repaired { ids, name_json })
+            }
             None if inference.model_place == ModelPlace::Nowhere => Transform::count(),
             None => Transform::rename(requester.route.name_json.clone()),
         }
@@ -264,6 +309,7 @@ impl Plan {
             event_usage: (operation != Operation::Generate).then(EventUsage::default),
             redacted: redacted(&self.target),
             errors: Some(requester.dialect),
+            ids: None,
             translate: None,
         }
     }
@@ -279,23 +325,20 @@ pub fn unread(head: &ResponseHead, events: bool) -> Transform {
     }
 }
 
-/// The transformation of a chat completion. An engine may not send the form that was asked for, or
-/// not say what it sends.
+/// The transformation of a chat completion into a Message, or into a count of tokens (no `history`).
+/// An engine may not send the form that was asked for, or not say what it sends.
 fn completion(
-    translated: Translated,
+    history: Option<HistoryIds>,
     target: &Target,
     requester: &Requester<'_>,
     head: &ResponseHead,
 ) -> Transform {
     let says_stream = headers::is_event_stream(&head.headers);
-    let (counts, history) = match translated {
-        Translated::Message { history } => (false, history),
-        Translated::TokenCount | Translated::Rerank(_) => (true, HistoryIds::default()),
-    };
+    let counts = history.is_none();
     let origin = Origin {
         model: Arc::clone(&requester.route.name),
         message_id: format!("msg_{}", requester.request_id),
-        history,
+        history: history.unwrap_or_default(),
     };
     let events = requester.asked_stream && !counts;
     let edits = translated_frames(target, origin.clone(), requester.dialect);

@@ -20,6 +20,12 @@ impl Splice {
     }
 }
 
+/// The place of a text in the body that it is a part of.
+pub(crate) fn place_in(body: impl AsRef<[u8]>, part: &str) -> Range<usize> {
+    let start = part.as_ptr() as usize - body.as_ref().as_ptr() as usize;
+    start..start + part.len()
+}
+
 /// Pushes a piece that starts at `start` in its body, with each splice's text where its range
 /// begins and nothing where the range goes on. The splices are in the order of their places and do
 /// not overlap.

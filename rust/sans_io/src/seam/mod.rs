@@ -22,7 +22,7 @@ pub use read::{ShapeError, read};
 pub use report::{End, Event, InstanceStats, ModelStats, Polled, Record, Started, Stats};
 pub use table::{
     AccessPolicy, Dialect, InstanceEntry, InstanceState, MetricFamily, MetricKind, MetricSample,
-    ModelEntry, ModelTimeouts, OwnLimit, ReasoningNames, RouteEntry, StatusClass, SystemMessages,
-    Table, TargetEntry, Wake,
+    ModelEntry, ModelTimeouts, OwnLimit, ReasoningNames, Repair, RouteEntry, StatusClass,
+    SystemMessages, Table, TargetEntry, Wake,
 };
 pub use tokens::{RouteTokens, Tokens};

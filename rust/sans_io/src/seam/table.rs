@@ -49,6 +49,9 @@ pub struct ModelEntry {
     pub redacted_names: Vec<String>,
     /// Fields of its engines' responses that reach clients, beside those that all do. In any case.
     pub response_headers: Vec<String>,
+    /// What is repaired in chat completions that its engines speak natively. Messages are translated
+    /// where there is any.
+    pub repair: Vec<Repair>,
     /// Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what
     /// lies below it.
     pub proxy_denied: Vec<String>,
@@ -262,6 +265,18 @@ pub enum SystemMessages {
     Anywhere,
     /// None at all.
     None,
+}
+
+/// A repair of conversations that a model's engines take natively.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repair {
+    /// Ids of tool calls are made unique in a conversation.
+    ToolIds,
+    /// What the system says behind the first turn becomes the user's.
+    SystemFirst,
+    /// Results of tools are put in the order of their calls.
+    ResultOrder,
 }
 
 /// The clients that may use a route.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    seam::{ModelTimeouts, ReasoningNames, StatusClass, SystemMessages, Wake},
+    seam::{ModelTimeouts, ReasoningNames, Repair, StatusClass, SystemMessages, Wake},
     table::{
         instance::{IdleListener, Instance, Lease, NoLease},
         metrics::RouteMetrics,
@@ -40,6 +40,8 @@ pub struct Model {
     /// Fields of its engines' responses that reach clients, beside those that all do. In lower
     /// case.
     pub response_headers: Vec<String>,
+    /// What is repaired in conversations that its engines take natively.
+    pub repair: Vec<Repair>,
     /// The paths that the generic proxy may reach.
     pub proxy_paths: ProxyPaths,
     /// Limits of requests to its engines, in place of the server's.

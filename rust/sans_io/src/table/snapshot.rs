@@ -272,6 +272,7 @@ fn build_model(
         system_messages: entry.system_messages,
         reasoning_names: entry.reasoning_names,
         redacted_names: entry.redacted_names,
+        repair: entry.repair,
         response_headers: entry
             .response_headers
             .into_iter()

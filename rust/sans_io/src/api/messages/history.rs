@@ -44,6 +44,11 @@ impl HistoryIds {
         Self(ids.into())
     }
 
+    /// Of ids as JSON strings, in the order of their calls.
+    pub(crate) fn of<'a>(ids: impl Iterator<Item = &'a RawValue>) -> Self {
+        Self::new(ids.map(IdHash::of_json).collect())
+    }
+
     /// Whether a call of the conversation has this id, as its client knows it.
     pub fn contains(&self, public_id: &str) -> bool {
         self.0.binary_search(&IdHash::of(public_id)).is_ok()

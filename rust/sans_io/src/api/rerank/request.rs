@@ -6,7 +6,9 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Engine, Prepared, RerankError, Texts};
+use crate::codec::splice::place_in;
+
+use super::prepared::{Engine, Prepared, RerankError, Texts};
 
 impl Texts {
     fn of(documents: &[Document<'_>]) -> Self {
@@ -179,9 +181,9 @@ fn jina_body(
     let name = Value::from(name).to_string();
     let mut edits: Vec<(Range<usize>, &str)> = Vec::with_capacity(objects + 1);
     edits.extend(documents.iter().filter_map(|document| {
-        Some((range_in(body, document.written), document.object_text()?.get()))
+        Some((place_in(body, document.written.get()), document.object_text()?.get()))
     }));
-    edits.extend(request.model.map(|model| (range_in(body, model), name.as_str())));
+    edits.extend(request.model.map(|model| (place_in(body, model.get()), name.as_str())));
     edits.sort_unstable_by_key(|(range, _)| range.start);
     let (mut edited, mut copied) = (Vec::with_capacity(body.len() + name.len()), 0);
     for (range, text) in edits {
@@ -191,12 +193,6 @@ fn jina_body(
     }
     edited.extend_from_slice(&body[copied..]);
     Some(edited)
-}
-
-/// The range of a value in the body that it is a part of.
-fn range_in(body: &[u8], value: &RawValue) -> Range<usize> {
-    let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
-    start..start + value.get().len()
 }
 
 /// More than the bytes of a request's members without their values.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Prepared, RerankError};
+use super::prepared::{Prepared, RerankError};
 
 /// Makes the client's response from an engine's of any dialect. Without an engine's usage
 /// (text-embeddings-inference counts no tokens) the usage is 0: Jina's response has one, and a

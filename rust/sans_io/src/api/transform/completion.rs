@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::{Transform, document::DOCUMENT_HELD, error::TransformError, frames::EventStream};
+use super::{document::DOCUMENT_HELD, error::TransformError, frames::EventStream};
 use crate::{
     api::{
         messages::{self, Assembly},
@@ -15,52 +15,40 @@ use crate::{
 /// What a line of an event stream begins with, beside an empty line.
 const STREAM_BEGINS: [&[u8]; 5] = [b"data:", b"event:", b":", b"id:", b"retry:"];
 
-/// A response of which nothing has come that tells its form.
+/// A response of which nothing has come that tells its form. `T`: what is done with either.
 #[derive(Debug)]
-pub(super) struct Begin {
+pub(super) struct Begin<T> {
     /// Whether its `Content-Type` says that it is a stream.
     says_stream: bool,
     /// The first bytes that are no white space, as long as they do not tell.
     held: Vec<u8>,
-    of_document: Transform,
-    of_stream: Transform,
+    of_document: T,
+    of_stream: T,
 }
 
-impl Begin {
-    pub(super) fn new(says_stream: bool, of_document: Transform, of_stream: Transform) -> Self {
+impl<T: Default> Begin<T> {
+    pub(super) fn new(says_stream: bool, of_document: T, of_stream: T) -> Self {
         Self { says_stream, held: Vec::new(), of_document, of_stream }
     }
 
-    /// The transformation for the form that the content has, by its first bytes, or else by its
-    /// `Content-Type`.
-    fn expected(&self) -> &Transform {
+    /// What is to be done as far as its `Content-Type` tells.
+    pub(super) fn expected(&self) -> &T {
         if self.says_stream { &self.of_stream } else { &self.of_document }
     }
 
-    /// Whether the client gets an event stream.
-    pub(super) fn is_event_stream(&self) -> bool {
-        self.expected().is_event_stream()
+    /// What is to be done with a document, and with a stream.
+    pub(super) fn both(&mut self) -> [&mut T; 2] {
+        [&mut self.of_document, &mut self.of_stream]
     }
 
-    /// Whether the response may end before it has begun.
-    pub(super) fn may_end_here(&self) -> bool {
-        self.expected().may_end_here()
+    /// The memory of what is held, in bytes, beside that of what is to be done with a document.
+    pub(super) fn held(&self) -> (usize, &T) {
+        (self.held.capacity(), &self.of_document)
     }
 
-    /// The memory of what is held, in bytes.
-    pub(super) fn held(&self) -> usize {
-        self.held.capacity() + self.of_document.held()
-    }
-
-    /// Notes that the client has got a comment of ours.
-    pub(super) fn note_comment(&mut self) {
-        self.of_document.note_comment();
-        self.of_stream.note_comment();
-    }
-
-    /// Reads the next bytes. None: they do not tell the form. Else its transformation, and the bytes
+    /// Reads the next bytes. None: they do not tell the form. Else what is to be done, and the bytes
     /// so far. White space in front, with which some servers show that they are alive, is left out.
-    pub(super) fn push(&mut self, mut data: Bytes, done: bool) -> Option<(Transform, Bytes)> {
+    pub(super) fn push(&mut self, mut data: Bytes, done: bool) -> Option<(T, Bytes)> {
         if !self.held.is_empty() {
             data = [&*std::mem::take(&mut self.held), &data].concat().into();
         }
@@ -80,7 +68,7 @@ impl Begin {
             }
         };
         let chosen = if is_stream { &mut self.of_stream } else { &mut self.of_document };
-        Some((std::mem::replace(chosen, Transform::IDENTITY), data))
+        Some((std::mem::take(chosen), data))
     }
 }
 

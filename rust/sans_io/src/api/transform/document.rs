@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
-use super::{error::TransformError, limits::append};
+use super::{error::TransformError, limits::append, rename::Renamer};
 use crate::{
     api::{
         cost::{self, TRANSLATION_MAX},
         engine_error::{self, RedactedNames},
         error::Dialect,
         messages::{self, MessageStream, Origin, TranslateError},
+        repair::UniqueIds,
         rerank,
         response_usage::usage_of_response,
         usage::Usage,
@@ -25,6 +26,7 @@ impl Document {
         match self {
             Self::Rerank { prepared, .. } => prepared.texts.held(),
             Self::Message { origin, .. } => origin.history.held(),
+            Self::Repaired { ids, .. } => ids.held(),
             Self::Error { .. } | Self::TokenCount { .. } => 0,
         }
     }
@@ -47,6 +49,8 @@ pub(crate) enum Document {
     TokenCount { shape: ErrorShape },
     /// Jina's shape, from any engine's.
     Rerank { prepared: Box<rerank::Prepared>, model: Arc<str> },
+    /// The chat completion itself, with unique ids of tool calls and the public name, a JSON string.
+    Repaired { ids: Box<UniqueIds>, name_json: Bytes },
 }
 
 /// What an engine's error needs to become the client's.
@@ -107,7 +111,7 @@ impl DocumentBuffer {
         match &self.document {
             Document::Error { .. } => length,
             Document::Message { events: true, .. } => cost::of_told_completion(length, census),
-            Document::Message { .. } | Document::TokenCount { .. } => {
+            Document::Message { .. } | Document::TokenCount { .. } | Document::Repaired { .. } => {
                 cost::of_completion(length, census)
             }
             Document::Rerank { prepared, .. } => {
@@ -177,6 +181,11 @@ impl DocumentBuffer {
     /// The document in place of a whole response.
     fn rewrite(&mut self, whole: Bytes) -> Result<Bytes, TransformError> {
         let unusable = |error: TranslateError| TransformError::Unusable(error.message);
+        if let Document::Repaired { ids, name_json } = &mut self.document {
+            let repaired = ids.in_document(&whole).map_or(whole, Bytes::from);
+            let named = Renamer::new(name_json.clone()).push(repaired, true);
+            return Ok(named.unwrap_or_default());
+        }
         let text = without_mark(&whole);
         let made = match &self.document {
             Document::Error { status, shape } => {
@@ -205,6 +214,7 @@ impl DocumentBuffer {
                 rerank::response(text, prepared, model)
                     .map_err(|error| TransformError::Unusable(error.to_string()))?,
             ),
+            Document::Repaired { .. } => None,
         };
         self.rewritten = made.is_some();
         Ok(made.map_or(whole, Bytes::from))

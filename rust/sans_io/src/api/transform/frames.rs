@@ -14,6 +14,7 @@ use crate::{
         engine_error::{self, RedactedNames},
         error::Dialect,
         messages::{self, MessageStream},
+        repair::UniqueIds,
         response_usage::ResponseUsage,
         stream_fields,
         usage::{EventUsage, StreamUsage, Timings, Usage},
@@ -46,6 +47,8 @@ pub(crate) struct FrameEdits {
     /// The dialect of the client, in whose words errors are told; None: they pass, or are
     /// translated.
     pub errors: Option<Dialect>,
+    /// The ids of tool calls, which are made unique; None: they stay.
+    pub ids: Option<Box<UniqueIds>>,
     /// The translation of chat chunks to Messages events.
     pub translate: Option<Box<MessageStream>>,
 }
@@ -97,6 +100,9 @@ impl FrameEdits {
             let mut events = Vec::with_capacity(frames.len());
             stream.feed(&frames, &mut events);
             frames = trimmed(events);
+        }
+        if let Some(ids) = &mut self.ids {
+            frames = ids.in_frames(&frames).map_or(frames, Bytes::from);
         }
         if let Some((place, name)) = &self.rename
             && !frames.is_empty()
@@ -182,7 +188,8 @@ impl EventStream {
     /// The memory of the unfinished frame, and of what it will become; and of what a translation
     /// holds back. In bytes.
     pub(super) fn held(&self) -> usize {
-        let translation = self.edits.translate.as_ref().map_or(0, |stream| stream.held());
+        let translation = self.edits.translate.as_ref().map_or(0, |stream| stream.held())
+            + self.edits.ids.as_ref().map_or(0, |ids| ids.held());
         let waiting = self.edits.stream_usage.as_ref().map_or(0, StreamUsage::held);
         self.frames.tail.capacity() + self.reckoning.cost() + translation + waiting
     }

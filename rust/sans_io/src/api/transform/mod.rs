@@ -29,13 +29,14 @@ use crate::api::{
 };
 
 /// The transformation of one response.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Transform(Kind);
 
 /// The kinds of transformation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Kind {
     /// Bytes pass as they come.
+    #[default]
     Identity,
     /// Bytes pass as they come, and their usage is read.
     Count(Counting),
@@ -50,7 +51,7 @@ enum Kind {
     /// The frames of a stream become a document at the end.
     Assembled(Box<Assembled>),
     /// The first bytes tell which of two transformations it is.
-    Begin(Box<Begin>),
+    Begin(Box<Begin<Transform>>),
 }
 
 /// The reading of the usage in a response that passes as it is.
@@ -147,7 +148,7 @@ impl Transform {
         match &mut self.0 {
             Kind::Events(events) => events.note_comment(),
             Kind::Document(document) => document.note_comment(),
-            Kind::Begin(begin) => begin.note_comment(),
+            Kind::Begin(begin) => begin.both().into_iter().for_each(Self::note_comment),
             _ => {}
         }
     }
@@ -162,7 +163,7 @@ impl Transform {
         match &self.0 {
             Kind::Events(_) => true,
             Kind::Document(document) => document.is_event_stream(),
-            Kind::Begin(begin) => begin.is_event_stream(),
+            Kind::Begin(begin) => begin.expected().is_event_stream(),
             _ => false,
         }
     }
@@ -178,7 +179,7 @@ impl Transform {
         match &self.0 {
             Kind::Events(events) => events.may_end_here(),
             Kind::Assembled(assembled) => assembled.may_end_here(),
-            Kind::Begin(begin) => begin.may_end_here(),
+            Kind::Begin(begin) => begin.expected().may_end_here(),
             _ => true,
         }
     }
@@ -212,7 +213,10 @@ impl Transform {
             Kind::Rename(renamer) => renamer.held(),
             Kind::Document(document) => document.held(),
             Kind::Assembled(assembled) => assembled.held(),
-            Kind::Begin(begin) => begin.held(),
+            Kind::Begin(begin) => {
+                let (held, of_document) = begin.held();
+                held + of_document.held()
+            }
         }
     }
 
