@@ -372,7 +372,7 @@ fn is_cut(text: &str) -> bool {
     is_cut(text) || is_cut(&format!("{text}0"))
 }
 
-/// Halves of surrogate pairs are JSON, but no `Value`.
+/// Halves of surrogate pairs are JSON, but no `Value`, and so are numbers that no float can be.
 fn value(json: &str) -> Value {
     is_object(json.as_bytes());
     serde_json::from_str(json).unwrap_or_else(|_| {
@@ -381,8 +381,27 @@ fn value(json: &str) -> Value {
         for digit in "89abcdefABCDEF".chars() {
             whole = whole.replace(&format!("\\ud{digit}"), &format!("\\u0{digit}"));
         }
-        serde_json::from_str(&whole).expect("JSON")
+        serde_json::from_str(&whole)
+            .unwrap_or_else(|_| serde_json::from_str(&with_small_exponents(&whole)).expect("JSON"))
     })
+}
+
+/// The text without an exponent of three digits or more. Strings change alike in all that is
+/// compared.
+fn with_small_exponents(json: &str) -> String {
+    let mut small = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find(['e', 'E']) {
+        let (before, exponent) = rest.split_at(at);
+        let digits = exponent[1..].trim_start_matches('+');
+        let behind = digits.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        small.push_str(before);
+        small.push_str(&exponent[..1]);
+        let is_large = digits.len() - behind.len() > 2;
+        rest = if is_large { behind } else { &exponent[1..] };
+        small.push_str(if is_large { "1" } else { "" });
+    }
+    small + rest
 }
 
 fn is_object(json: &[u8]) {
