@@ -112,9 +112,17 @@ impl Edits {
             UsageEdit::Made(splice) => Some(splice),
             _ => None,
         };
-        // A client may write them in any order.
-        let mut in_order = [self.model.as_ref(), self.messages.as_ref(), usage];
-        in_order.sort_unstable_by_key(|splice| splice.map(|splice| splice.range.start));
+        // A client may write `stream_options` before `model`, and `messages` anywhere.
+        let mut in_order = match (&self.model, usage) {
+            (Some(model), Some(usage)) if usage.range.start < model.range.start => {
+                [Some(usage), Some(model), None]
+            }
+            (model, usage) => [model.as_ref(), usage, None],
+        };
+        if let Some(messages) = &self.messages {
+            in_order[2] = Some(messages);
+            in_order.sort_unstable_by_key(|splice| splice.map(|splice| splice.range.start));
+        }
         spliced(piece, start, in_order.into_iter().flatten(), push);
     }
 }

@@ -268,10 +268,16 @@ static FINISH: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"fini
 
 /// Whether a choice is finished in these frames. In the usual frame the reason is null.
 fn finishes(frames: &[u8]) -> bool {
-    FINISH.find_iter(frames).any(|at| {
-        let value = frames[at + FINISH.needle().len()..].trim_ascii_start().strip_prefix(b":");
-        value.is_some_and(|value| value.trim_ascii_start().starts_with(b"\""))
-    })
+    let mut rest = frames;
+    // Its own iterator would copy the searcher for every read.
+    while let Some(at) = FINISH.find(rest) {
+        rest = &rest[at + FINISH.needle().len()..];
+        let value = rest.trim_ascii_start().strip_prefix(b":");
+        if value.is_some_and(|value| value.trim_ascii_start().starts_with(b"\"")) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The JSON object without the member whose value `part` is.

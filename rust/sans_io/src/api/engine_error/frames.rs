@@ -32,6 +32,8 @@ pub fn fix_error_frames(
     dialect: Dialect,
     names: &[(String, String)],
 ) -> Option<Vec<u8>> {
+    // The usual frames have none, and cost no more than this search.
+    ERROR.find(frames)?;
     let edits = sse::frames_with(frames, &ERROR)
         .flat_map(|frame| edits(frames, frame, dialect, names))
         .collect();
