@@ -25,8 +25,11 @@ const OLLAMA: [&str; 12] = [
 ];
 /// The most letters by which a path may differ from the one that is proposed for it,
 const TYPOS: usize = 2;
-/// and the longest path for which any is.
+/// and the longest path for which any is, in bytes.
 const GUESSED_MAX: usize = 64;
+/// The longest path that is looked into at all. Each of its slashes may be the end of a prefix, so
+/// that one of thousands of them would be a lot of work for a request without a key.
+const ADVISED_MAX: usize = 256;
 
 /// A path without doubled slashes and versions, without a slash at its end, and with `/v1` if it has
 /// no version. It need not be there.
@@ -48,7 +51,7 @@ pub(super) fn corrected(path: &str) -> String {
 /// What to change of a path that no endpoint has, in a sentence. `paths`: those of the endpoints
 /// that clients have SDKs for. None: nothing is known, and it may be one of the management API's.
 pub(super) fn advice(path: &str, paths: &[&'static str]) -> Option<String> {
-    if segments(path).next()? == MANAGEMENT {
+    if path.len() > ADVISED_MAX || segments(path).next()? == MANAGEMENT {
         return None;
     }
     if let Some(rest) = path.strip_prefix("/api/")
@@ -202,6 +205,14 @@ mod tests {
         let long = format!("/v1/{}", "x".repeat(10_000));
         assert_eq!(advice(&long, PATHS), None);
         assert!(advice("/api/tags", PATHS).unwrap().contains("Ollama"));
+    }
+
+    #[test]
+    fn a_path_of_thousands_of_slashes_is_not_looked_into() {
+        let path = format!("/a{}/v1/models", "/a".repeat(30_000));
+        assert_eq!(advice(&path, PATHS), None);
+        let path = format!("/a{}/v1/models", "/a".repeat(100));
+        assert!(advice(&path, PATHS).is_some_and(|advice| advice.ends_with("/v1/models.")));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The repair of a request's messages.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -164,12 +164,12 @@ fn order_results(messages: &mut [Message<'_>]) {
     while at < messages.len() {
         let (before, behind) = messages.split_at_mut(at + 1);
         let results = behind.iter().take_while(|message| message.role == Role::Tool).count();
-        let calls = &before[at].calls;
+        // The first of equal ids, as in the order of the calls.
+        let calls = before[at].calls.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = calls.map(|(at, call)| (call.get(), at)).collect();
         behind[..results].sort_by_key(|result| {
-            let answers = |call: &&RawValue| {
-                result.result_of.is_some_and(|result| result.get() == call.get())
-            };
-            calls.iter().position(answers).unwrap_or(calls.len())
+            let place = result.result_of.and_then(|id| places.get(id.get()));
+            place.copied().unwrap_or(usize::MAX)
         });
         at += results + 1;
     }
