@@ -95,7 +95,7 @@ fn max_tokens_is_required_and_may_be_zero() {
     for wrong in [json!("5"), json!(1.5), json!(-1), json!([])] {
         assert_eq!(
             rejection(&json!({"max_tokens": wrong})),
-            "`max_tokens` must be a whole number."
+            "`max_tokens` must be a whole number that is not negative."
         );
     }
 }
@@ -113,7 +113,10 @@ fn whole_numbers_are_whole_however_they_are_written() {
         assert_eq!((&chat["max_tokens"], &chat["top_k"]), (&json!(50), &json!(50)), "{number}");
     }
     for number in ["50.5", "5e-1", "-50"] {
-        assert_eq!(of(number).unwrap_err().message, "`max_tokens` must be a whole number.");
+        assert_eq!(
+            of(number).unwrap_err().message,
+            "`max_tokens` must be a whole number that is not negative."
+        );
     }
     assert_eq!(chat(&json!({"top_k": -1}))["top_k"], -1);
     assert_eq!(rejection(&json!({"top_k": 1.5})), "`top_k` must be a whole number.");

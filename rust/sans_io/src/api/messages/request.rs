@@ -34,8 +34,9 @@ pub fn request(body: &[u8], engine: &Engine<'_>) -> Result<Request, TranslateErr
             "`max_tokens` is missing; say how many tokens the response may have at most.",
         )
     })?;
-    let max_tokens = whole(max_tokens)
-        .ok_or_else(|| TranslateError::new("`max_tokens` must be a whole number."))?;
+    let max_tokens = whole(max_tokens).ok_or_else(|| {
+        TranslateError::new("`max_tokens` must be a whole number that is not negative.")
+    })?;
     let Tools { tools, left_out } = tools(request.tools)?;
     let (tool_choice, parallel_tool_calls) = tool_choice(request.tool_choice, &tools, &left_out)?;
     let stream = request.stream.is_some_and(|stream| stream.get() == "true");
