@@ -171,7 +171,7 @@ def test_an_unknown_model_is_404(plane: DataPlaneRouter) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/v1/", "/v1/nope", "/v1//chat/completions", "/v1/chat/completions/", "/v1/models/"],
+    ["/v1", "/v1/", "/v1/nope", "/v1//nope/", "/v1/files", "/v1/fine_tuning/jobs/"],
 )
 def test_an_unknown_path_is_404(plane: DataPlaneRouter, path: str) -> None:
     assert_error(plane.request("POST", path, chat()), 404)
