@@ -147,7 +147,6 @@ class Life:
         grace = float("inf")
         try:
             remark = await bring_up
-            self._set_context_length(replica, await self._context_length(replica))
             self._prepare.end_start(replica)
             self._set(replica, "running", remark)
             self._note(replica, "running", remark)
@@ -189,6 +188,7 @@ class Life:
         replica.address = instance.address
         self._set(replica, "starting")
         await self._unless_lost(replica, self._get_ready(replica, instance))
+        await self._learn_context_length(replica)
         await instance.note(has_run=True)
         log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
         return prepared.remark
@@ -214,6 +214,8 @@ class Life:
                 raise problem
             replica.address = instance.address
             await self._unless_lost(replica, self._adoption.confirm(replica, record, instance))
+            # Before `settled` is set, behind which it must be told to be running at once.
+            await self._learn_context_length(replica)
         except ProcessLookupError as error:
             raise Refused("It has ended meanwhile.") from error
         finally:
@@ -230,13 +232,14 @@ class Life:
             self._set(replica, "starting", "It is sent its first request.")
             await warm_up(instance)
 
-    async def _context_length(self, replica: Replica) -> int | None:
-        """As its engine tells it, before anybody gets to see it; None: it does not tell."""
+    async def _learn_context_length(self, replica: Replica) -> None:
+        """Keeps it as its engine tells it, before anybody gets to see it."""
         assert replica.instance is not None
         try:
-            return await ask_context_length(replica.model, replica.instance.ask)
+            length = await ask_context_length(replica.model, replica.instance.ask)
         except OSError:
-            return None
+            length = None
+        self._set_context_length(replica, length)
 
     async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, Result]) -> Result:
         """What the work gives. Raises EngineFailed as soon as the engine is lost to a cause outside
