@@ -45,6 +45,8 @@ pub(crate) struct Relay<B> {
     keep_alive: KeepAlive,
     /// Bytes relayed since the last pause.
     burst: usize,
+    /// The failure that follows the frame that was waiting for more.
+    failure: Option<Failure>,
 }
 
 /// Comments in a stream whose engine is silent.
@@ -65,7 +67,8 @@ where
     /// A relay of a response whose head was read. `pool` gets the connection back.
     pub(crate) fn new(exchange: Box<Exchange<B>>, transform: Transform, pool: Rc<Pool>) -> Self {
         let (response_id, keep_alive) = (None, KeepAlive::default());
-        Self { exchange, transform, decoding: None, pool, response_id, keep_alive, burst: 0 }
+        let (decoding, burst, failure) = (None, 0, None);
+        Self { exchange, transform, decoding, pool, response_id, keep_alive, burst, failure }
     }
 
     /// Decompresses the body before it is transformed.
@@ -134,6 +137,9 @@ where
         context: &mut Context<'_>,
         timeline: &mut Timeline,
     ) -> Poll<Option<Result<Bytes, Failure>>> {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         if self.burst > BURST {
             self.burst = 0;
             context.waker().wake_by_ref();
@@ -153,7 +159,14 @@ where
                     self.exchange.abort();
                     return Poll::Ready(Some(self.transform_piece(Bytes::new(), true, timeline)));
                 }
-                Poll::Ready(Err(failure)) => return Poll::Ready(Some(Err(failure))),
+                Poll::Ready(Err(failure)) => {
+                    let waiting = self.transform.release();
+                    if waiting.is_empty() {
+                        return Poll::Ready(Some(Err(failure)));
+                    }
+                    self.failure = Some(failure);
+                    return Poll::Ready(Some(Ok(waiting)));
+                }
             };
             // The end of a connection can be a death. A JSON body shows that by itself; an event
             // stream is whole only if its last frame said so.

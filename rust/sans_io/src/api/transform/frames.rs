@@ -209,6 +209,11 @@ impl EventStream {
         self.edits.translate.as_ref().and_then(|stream| stream.usage())
     }
 
+    /// The whole frame that waits for the next one, which will not come; empty: none waits.
+    pub(super) fn release(&mut self) -> Bytes {
+        self.edits.before_waiting(Bytes::new())
+    }
+
     /// Notes that the client has got a comment of ours.
     pub(super) fn note_comment(&mut self) {
         if self.frames.begin == Begin::Untouched {
@@ -507,6 +512,17 @@ mod tests {
             assert!(matches!(error, TransformError::Unusable(_)));
             assert!(error.to_string().contains("has a frame of more than"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_frame_that_waits_is_given_out_where_its_stream_breaks_off() {
+        let timings = || Timings { first_ms: 0.0, elapsed_ms: 0.0 };
+        let mut stream = renaming();
+        let last = "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"LAST\"},\"finish_reason\":\"length\"}]}\n\n";
+        let passed = stream.push(Bytes::from_static(last.as_bytes()), false, timings).unwrap();
+        assert_eq!(passed, "", "it waits for the usage");
+        assert_eq!(stream.release(), last);
+        assert_eq!(stream.release(), "", "once");
     }
 
     #[test]

@@ -153,6 +153,14 @@ impl Transform {
         }
     }
 
+    /// What has come whole and waits for more, of a stream that breaks off; empty: nothing does.
+    pub fn release(&mut self) -> Bytes {
+        match &mut self.0 {
+            Kind::Events(events) => events.release(),
+            _ => Bytes::new(),
+        }
+    }
+
     /// Whether bytes pass as they come, unread.
     pub fn is_identity(&self) -> bool {
         matches!(self.0, Kind::Identity)
