@@ -123,10 +123,15 @@ def without_timings(body: bytes) -> bytes:
 
 
 def without_usage_frame(body: bytes) -> bytes:
-    """A stream without its frames that have no choice."""
-    return b"".join(
-        frame for frame in re.findall(rb".*?\n\n", body, re.DOTALL) if b'"choices":[]' not in frame
-    )
+    """A stream as it is written unasked: what stands beside the usage in the frame without a choice
+    is in the frame before it.
+    """
+    frames = re.findall(rb".*?\n\n", body, re.DOTALL)
+    (at,) = [at for at, frame in enumerate(frames) if b'"choices":[]' in frame]
+    fingerprint = re.search(rb'"system_fingerprint":"[^"]*"', frames.pop(at))
+    if fingerprint and b'"system_fingerprint"' not in frames[at - 1]:
+        frames[at - 1] = frames[at - 1].removesuffix(b"}\n\n") + b"," + fingerprint[0] + b"}\n\n"
+    return b"".join(frames)
 
 
 def openai_client(router: Router, key: str | None = None) -> openai.OpenAI:
