@@ -21,9 +21,33 @@ impl Splice {
 }
 
 /// The place of a text in the body that it is a part of.
-pub(crate) fn place_in(body: impl AsRef<[u8]>, part: &str) -> Range<usize> {
-    let start = part.as_ptr() as usize - body.as_ref().as_ptr() as usize;
+pub(crate) fn place_in(body: impl AsRef<[u8]>, part: impl AsRef<[u8]>) -> Range<usize> {
+    let (body, part) = (body.as_ref(), part.as_ref());
+    let start = part.as_ptr() as usize - body.as_ptr() as usize;
     start..start + part.len()
+}
+
+/// The bytes with these ranges replaced, which do not overlap; None without any.
+pub(crate) fn edited(
+    bytes: &[u8],
+    mut edits: Vec<(Range<usize>, impl AsRef<[u8]>)>,
+) -> Option<Vec<u8>> {
+    if edits.is_empty() {
+        return None;
+    }
+    edits.sort_by_key(|(range, _)| range.start);
+    let gone: usize = edits.iter().map(|(range, _)| range.len()).sum();
+    let come: usize = edits.iter().map(|(_, text)| text.as_ref().len()).sum();
+    // In one piece from the start: it may be a large document.
+    let mut edited = Vec::with_capacity(bytes.len().saturating_sub(gone) + come);
+    let mut copied = 0;
+    for (range, text) in &edits {
+        edited.extend_from_slice(&bytes[copied..range.start]);
+        edited.extend_from_slice(text.as_ref());
+        copied = range.end;
+    }
+    edited.extend_from_slice(&bytes[copied..]);
+    Some(edited)
 }
 
 /// Pushes a piece that starts at `start` in its body, with each splice's text where its range

@@ -10,13 +10,14 @@ use crate::{
     api::error::Dialect,
     codec::{
         json::{Finder, find_last},
+        splice::edited,
         sse,
     },
 };
 
 use super::names::redact_in_json;
 use super::report::{ANTHROPIC_TYPES, Report, SHOWN, UNSAID, anthropic_type, shown};
-use super::reshape::{Place, fix_openai, spliced};
+use super::reshape::{Place, fix_openai};
 
 static ERROR: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"error\""));
 
@@ -37,7 +38,7 @@ pub fn fix_error_frames(
     let edits = sse::frames_with(frames, &ERROR)
         .flat_map(|frame| edits(frames, frame, dialect, names))
         .collect();
-    spliced(frames, edits)
+    edited(frames, edits)
 }
 
 /// The edits in one of the frames, which may be an error.
@@ -99,7 +100,7 @@ fn fix_anthropic(object: &[u8]) -> Option<Vec<u8>> {
         Some((find_last(object, path)?, Value::from(text?).to_string()))
     };
     let edits = [edit(&["type"], kind), edit(&["message"], words)];
-    spliced(object, edits.into_iter().flatten().collect())
+    edited(object, edits.into_iter().flatten().collect())
 }
 
 /// The telling line of a traceback or of pydantic's errors, or the start of an over-long message,

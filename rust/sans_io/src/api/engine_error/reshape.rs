@@ -11,7 +11,10 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
-use crate::{api::error::Dialect, codec::json::find_last};
+use crate::{
+    api::error::Dialect,
+    codec::{json::find_last, splice::edited},
+};
 
 use super::names::{redact, redact_in_json};
 use super::overflow::Overflow;
@@ -136,27 +139,8 @@ impl Edits<'_> {
             let comma = if is_empty { "" } else { "," };
             self.replaced.push((1..1, self.added.join(",") + comma));
         }
-        spliced(self.object, self.replaced)
+        edited(self.object, self.replaced)
     }
-}
-
-/// The bytes with these ranges replaced; None without any.
-pub(super) fn spliced(
-    bytes: &[u8],
-    mut edits: Vec<(Range<usize>, impl AsRef<[u8]>)>,
-) -> Option<Vec<u8>> {
-    edits.sort_by_key(|(range, _)| range.start);
-    let mut edited = Vec::with_capacity(bytes.len());
-    let mut copied = 0;
-    for (range, text) in &edits {
-        edited.extend_from_slice(&bytes[copied..range.start]);
-        edited.extend_from_slice(text.as_ref());
-        copied = range.end;
-    }
-    (!edits.is_empty()).then(|| {
-        edited.extend_from_slice(&bytes[copied..]);
-        edited
-    })
 }
 
 /// Whether the body has Anthropic's shape, with a known type and a request id.

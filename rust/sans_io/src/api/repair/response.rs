@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::{messages::HistoryIds, tool_ids::public_id},
-    codec::{splice::place_in, sse},
+    codec::{
+        splice::{edited, place_in},
+        sse,
+    },
 };
 
 static TOOL_CALLS: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"tool_calls\""));
@@ -56,7 +59,7 @@ impl UniqueIds {
                 if let (b"data", data) = sse::field(line)
                     && let Ok(json) = std::str::from_utf8(data)
                 {
-                    let start = data.as_ptr() as usize - frames.as_ptr() as usize;
+                    let start = place_in(frames, data).start;
                     let moved = |(range, id): (Range<usize>, String)| {
                         (start + range.start..start + range.end, id)
                     };
@@ -163,20 +166,4 @@ fn members<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
 
 fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(raw.get()).ok()
-}
-
-/// The bytes with these edits, which are in the order of their places; None: there are none.
-fn edited(bytes: &[u8], edits: Vec<(Range<usize>, String)>) -> Option<Vec<u8>> {
-    if edits.is_empty() {
-        return None;
-    }
-    let mut made = Vec::with_capacity(bytes.len() + 64 * edits.len());
-    let mut copied = 0;
-    for (range, text) in edits {
-        made.extend_from_slice(&bytes[copied..range.start]);
-        made.extend_from_slice(text.as_bytes());
-        copied = range.end;
-    }
-    made.extend_from_slice(&bytes[copied..]);
-    Some(made)
 }

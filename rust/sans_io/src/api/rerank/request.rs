@@ -6,7 +6,7 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::codec::splice::place_in;
+use crate::codec::splice::{edited, place_in};
 
 use super::prepared::{Engine, Prepared, RerankError, Texts};
 
@@ -184,15 +184,7 @@ fn jina_body(
         Some((place_in(body, document.written.get()), document.object_text()?.get()))
     }));
     edits.extend(request.model.map(|model| (place_in(body, model.get()), name.as_str())));
-    edits.sort_unstable_by_key(|(range, _)| range.start);
-    let (mut edited, mut copied) = (Vec::with_capacity(body.len() + name.len()), 0);
-    for (range, text) in edits {
-        edited.extend_from_slice(&body[copied..range.start]);
-        edited.extend_from_slice(text.as_bytes());
-        copied = range.end;
-    }
-    edited.extend_from_slice(&body[copied..]);
-    Some(edited)
+    edited(body, edits)
 }
 
 /// More than the bytes of a request's members without their values.
