@@ -342,6 +342,20 @@ fn an_id_of_the_conversation_is_not_given_again() {
 }
 
 #[test]
+fn two_turns_get_two_ids_though_their_client_names_them_the_same() {
+    let turn = |history| {
+        let mut ids = UniqueIds::new("msg_1", history);
+        let seen = streamed(&mut ids, &[fragment(0, 0, &json!("call_0"), "{}")], 1);
+        id_of(&seen[0]).to_owned()
+    };
+    let first = turn(HistoryIds::default());
+    let body = json!({"messages": [says("user", "u"), calls(&[&first]), result(&first)]});
+    let second = turn(repair::repaired(body.to_string().as_bytes(), TOOL_IDS).history);
+    assert_ne!(first, second);
+    assert_eq!(tool_ids::decode(&second).as_deref(), Some("call_0"));
+}
+
+#[test]
 fn what_has_no_id_of_a_call_passes_as_it_is() {
     for text in [
         "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n",

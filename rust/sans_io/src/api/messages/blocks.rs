@@ -8,10 +8,11 @@
 use std::collections::VecDeque;
 
 use super::arguments::Arguments;
+use super::call_ids::CallIds;
 use super::chat::{CallPart, LastCall, Spoken};
 use super::events::{self, Delta, SIGNATURE};
 use super::json::{Text, literal};
-use super::origin::{CallIds, Origin};
+use super::origin::Origin;
 use crate::api::cost::CALLS_MAX;
 
 /// The most bytes that may wait. A response with more behind an unfinished call is not worth the
@@ -263,7 +264,7 @@ impl Call {
     /// The JSON of the block as it begins.
     fn start(&mut self, ids: &mut CallIds, origin: &Origin) -> String {
         self.started = true;
-        let id = literal(&ids.next(self.id.as_deref(), origin));
+        let id = literal(&ids.next(self.id.as_deref(), &origin.message_id, &origin.history));
         let name = literal(&self.name);
         format!("{{\"type\":\"tool_use\",\"id\":{id},\"name\":{name},\"input\":{{}}}}")
     }

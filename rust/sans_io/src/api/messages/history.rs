@@ -15,7 +15,7 @@ const IDS_MAX: usize = 4096;
 pub(super) struct IdHash(u64);
 
 impl IdHash {
-    fn of(id: &str) -> Self {
+    pub(super) fn of(id: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         Self(hasher.finish())

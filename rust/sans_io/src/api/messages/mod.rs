@@ -56,6 +56,7 @@
 mod arguments;
 mod assembly;
 mod blocks;
+mod call_ids;
 mod chat;
 mod client_tools;
 mod content;
@@ -75,6 +76,7 @@ mod tools;
 mod words;
 
 pub use assembly::Assembly;
+pub(crate) use call_ids::CallIds;
 pub use chat::Usage;
 pub use engine::Engine;
 pub use error::TranslateError;

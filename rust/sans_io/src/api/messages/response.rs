@@ -4,11 +4,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::arguments::decoded_twice;
+use super::call_ids::CallIds;
 use super::chat::{CallPart, Completion, LastCall, Spoken, Usage, Words, count, stop_reason};
 use super::error::TranslateError;
 use super::events::SIGNATURE;
 use super::json::{Raw, Text, document, inside, object, raw, word};
-use super::origin::{CallIds, Origin};
+use super::origin::Origin;
 use crate::api::cost::CALLS_MAX;
 use crate::codec::json::object::ObjectScan;
 
@@ -145,7 +146,7 @@ fn content<'a>(
     blocks.extend(spoken_block(&run));
     let mut ids = CallIds::default();
     blocks.extend(calls.iter().map(|call| Block::ToolUse {
-        id: ids.next(call.id.as_deref(), origin),
+        id: ids.next(call.id.as_deref(), &origin.message_id, &origin.history),
         name: call.name.as_deref().unwrap_or_default(),
         input: input(&call.arguments),
     }));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::{messages::HistoryIds, tool_ids::public_id},
+    api::messages::{CallIds, HistoryIds},
     codec::{
         splice::{edited, place_in},
         sse,
@@ -24,6 +24,7 @@ pub struct UniqueIds {
     message_id: String,
     /// Those of the conversation so far.
     history: HistoryIds,
+    ids: CallIds,
     /// The calls of this response, in the order in which they came.
     calls: Vec<Call>,
 }
@@ -40,9 +41,14 @@ struct Call {
 const CALLS_MAX: usize = crate::api::cost::CALLS_MAX;
 
 impl UniqueIds {
-    /// Those of a response that has no call yet. `message_id` differs from that of any other one.
+    /// Those of a response that has no call yet. `message_id`: its own id.
     pub fn new(message_id: &str, history: HistoryIds) -> Self {
-        Self { message_id: message_id.to_owned(), history, calls: Vec::new() }
+        Self {
+            message_id: message_id.to_owned(),
+            history,
+            ids: CallIds::default(),
+            calls: Vec::new(),
+        }
     }
 
     /// Repairs a whole response; None: nothing changes.
@@ -73,7 +79,10 @@ impl UniqueIds {
     /// The memory that they take, in bytes.
     pub fn held(&self) -> usize {
         let texts = self.calls.iter().map(|call| call.engine_id.len() + call.public_id.len());
-        self.history.held() + self.calls.capacity() * size_of::<Call>() + texts.sum::<usize>()
+        self.history.held()
+            + self.ids.held()
+            + self.calls.capacity() * size_of::<Call>()
+            + texts.sum::<usize>()
     }
 
     /// The places of ids in a completion or a chunk of one, and the JSON strings that they become.
@@ -113,14 +122,10 @@ impl UniqueIds {
             Some(position) => position,
             None if self.calls.len() >= CALLS_MAX => return None,
             None => {
-                let is_known = |id: &str| {
-                    self.history.contains(id) || self.calls.iter().any(|call| call.public_id == id)
-                };
-                let position = self.calls.len();
-                let public_id = public_id(Some(engine_id), &self.message_id, position, is_known);
+                let public_id = self.ids.next(Some(engine_id), &self.message_id, &self.history);
                 let engine_id = engine_id.to_owned();
                 self.calls.push(Call { choice, index, engine_id, public_id });
-                position
+                self.calls.len() - 1
             }
         };
         self.calls.get(position).map(|call| &*call.public_id)
