@@ -98,16 +98,6 @@ struct Response<'a> {
 }
 
 #[derive(Deserialize)]
-struct Output<'a> {
-    #[serde(borrow)]
-    results: Option<Vec<Ranked<'a>>>,
-    #[serde(borrow)]
-    data: Option<Vec<Ranked<'a>>>,
-    #[serde(borrow)]
-    rankings: Option<Vec<Ranked<'a>>>,
-}
-
-#[derive(Deserialize)]
 struct Meta<'a> {
     #[serde(borrow)]
     tokens: Option<&'a RawValue>,
@@ -121,16 +111,20 @@ impl<'a> Response<'a> {
     }
 
     /// Its list of ranked documents.
-    fn ranking(self) -> Option<Vec<Ranked<'a>>> {
-        let output = |output: &'a RawValue| {
-            if output.get().starts_with('[') {
-                return serde_json::from_str(output.get()).ok();
+    fn ranking(mut self) -> Option<Vec<Ranked<'a>>> {
+        let output = self.output.take();
+        self.own_ranking().or_else(|| {
+            let output = output?.get();
+            if output.starts_with('[') {
+                return serde_json::from_str(output).ok();
             }
-            let output: Output<'a> = serde_json::from_str(output.get()).ok()?;
-            output.results.or(output.data).or(output.rankings)
-        };
-        let own = self.results.or(self.data).or(self.rankings);
-        own.or_else(|| self.output.and_then(output))
+            serde_json::from_str::<Self>(output).ok()?.own_ranking()
+        })
+    }
+
+    /// The list without what `output` may have.
+    fn own_ranking(self) -> Option<Vec<Ranked<'a>>> {
+        self.results.or(self.data).or(self.rankings)
     }
 }
 
