@@ -75,20 +75,9 @@ impl FrameEdits {
         }
     }
 
-    /// A part of a frame that passes as it is, behind the frame that waits for its next one.
-    fn after_waiting(&mut self, part: Bytes) -> Bytes {
-        match self.stream_usage.as_mut().map(StreamUsage::release) {
-            Some(waiting) if !waiting.is_empty() => [&*waiting, &part].concat().into(),
-            _ => part,
-        }
-    }
-
-    /// The last frames, with the one that waits for more.
-    fn before_waiting(&mut self, frames: Bytes) -> Bytes {
-        match self.stream_usage.as_mut().map(StreamUsage::release) {
-            Some(waiting) if !waiting.is_empty() => [&*frames, &waiting].concat().into(),
-            _ => frames,
-        }
+    /// The frame that waits for its next one; empty: none does.
+    fn release(&mut self) -> Bytes {
+        self.stream_usage.as_mut().map(StreamUsage::release).unwrap_or_default().into()
     }
 
     /// Edits whole frames.
@@ -211,7 +200,7 @@ impl EventStream {
 
     /// The whole frame that waits for the next one, which will not come; empty: none waits.
     pub(super) fn release(&mut self) -> Bytes {
-        self.edits.before_waiting(Bytes::new())
+        self.edits.release()
     }
 
     /// Notes that the client has got a comment of ours.
@@ -254,7 +243,7 @@ impl EventStream {
                      cannot be translated."
                 )));
             }
-            self.edits.after_waiting(frames)
+            joined(self.edits.release(), frames)
         } else {
             self.edits.edit(frames, timings)
         };
@@ -267,7 +256,7 @@ impl EventStream {
                     Err(TransformError::Incomplete)
                 }
             }
-            _ if done => Ok(self.edits.before_waiting(frames)),
+            _ if done => Ok(joined(frames, self.edits.release())),
             _ => Ok(frames),
         }
     }
@@ -379,6 +368,15 @@ impl FrameBuffer {
         }
         self.searched = self.tail.len();
         frames
+    }
+}
+
+/// One behind the other, without a copy where one is empty.
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second,
+        (_, true) => first,
+        _ => [first, second].concat().into(),
     }
 }
 
