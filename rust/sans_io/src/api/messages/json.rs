@@ -143,10 +143,15 @@ pub(super) fn word(raw: &RawValue) -> Option<String> {
 /// An object's members; None for other values. The check is needed because serde takes an array for
 /// a struct too.
 pub(super) fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
-    raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok())?
+    object_in(raw.get())
+}
+
+/// As `object`, for a JSON text without white space before it.
+pub(crate) fn object_in<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
+    json.starts_with('{').then(|| serde_json::from_str(json).ok())?
 }
 
 /// An array's values; None for other values.
-pub(super) fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
+pub(crate) fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(raw.get()).ok()
 }

@@ -82,6 +82,7 @@ pub use engine::Engine;
 pub use error::TranslateError;
 pub use finite::finite;
 pub use history::HistoryIds;
+pub(crate) use json::{list, object_in};
 pub use origin::Origin;
 pub use request::{Request, count_request, request};
 pub use response::{count_response, response, streamed_count};

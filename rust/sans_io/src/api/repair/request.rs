@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 
 use super::repairs::Repairs;
 use crate::{
-    api::{messages::HistoryIds, tool_ids},
+    api::{
+        messages::{HistoryIds, list, object_in},
+        tool_ids,
+    },
     codec::splice::{Splice, place_in},
 };
 
@@ -34,7 +37,7 @@ fn read_and_repaired(body: &[u8], repairs: Repairs) -> Option<Repaired> {
     let text = std::str::from_utf8(body).ok()?;
     let request: Request<'_> = serde_json::from_str(text).ok()?;
     let written = request.messages?.get();
-    let list: Vec<&RawValue> = serde_json::from_str(written).ok()?;
+    let list = list(request.messages?)?;
     let mut messages: Vec<Message<'_>> =
         list.iter().map(|raw| Message::read(raw.get())).collect::<Option<_>>()?;
     let mut history = HistoryIds::default();
@@ -126,6 +129,9 @@ impl<'a> Message<'a> {
 
     /// Puts the engine's own ids in the place of those that were made here.
     fn give_back_ids(&mut self) {
+        if self.calls.is_empty() && self.result_of.is_none() {
+            return;
+        }
         let edits: Vec<_> = members(&self.text)
             .into_iter()
             .flat_map(|members| {
@@ -144,8 +150,7 @@ impl<'a> Message<'a> {
 }
 
 fn members(text: &str) -> Option<Members<'_>> {
-    // serde would take an array for it, too.
-    text.starts_with('{').then(|| serde_json::from_str(text).ok())?
+    object_in(text)
 }
 
 /// The ids of calls, in their order. One without an id is passed over.

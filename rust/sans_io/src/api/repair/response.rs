@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::messages::{CallIds, HistoryIds},
+    api::messages::{CallIds, HistoryIds, list, object_in},
     codec::{
         splice::{edited, place_in},
         sse,
@@ -88,14 +88,15 @@ impl UniqueIds {
     /// The places of ids in a completion or a chunk of one, and the JSON strings that they become.
     fn edits(&mut self, json: &str) -> Vec<(Range<usize>, String)> {
         let mut edits = Vec::new();
-        let choices = members::<Completion<'_>>(json).and_then(|completion| completion.choices);
+        let choices = object_in::<Completion<'_>>(json.trim_ascii_start())
+            .and_then(|completion| completion.choices);
         for choice in choices.and_then(list).unwrap_or_default() {
-            let Some(choice) = members::<Choice<'_>>(choice.get()) else { continue };
+            let Some(choice) = object_in::<Choice<'_>>(choice.get()) else { continue };
             let words = choice.delta.or(choice.message);
-            let words = words.and_then(|words| members::<Words<'_>>(words.get()));
+            let words = words.and_then(|words| object_in::<Words<'_>>(words.get()));
             let calls = words.and_then(|words| words.tool_calls).and_then(list);
             for (position, call) in calls.unwrap_or_default().into_iter().enumerate() {
-                let Some(call) = members::<CallObject<'_>>(call.get()) else { continue };
+                let Some(call) = object_in::<CallObject<'_>>(call.get()) else { continue };
                 let Some(id) = call.id else { continue };
                 let Ok(engine_id) = serde_json::from_str::<String>(id.get()) else { continue };
                 let number = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse().ok());
@@ -162,13 +163,4 @@ struct CallObject<'a> {
     index: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
-}
-
-/// An object's members; None for other values. serde would take an array for them, too.
-fn members<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    json.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(json).ok())?
-}
-
-fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(raw.get()).ok()
 }
