@@ -63,19 +63,27 @@ fn a_response_without_content_has_one_empty_text() {
 }
 
 #[test]
-fn arguments_that_are_no_object_become_an_empty_one() {
-    for arguments in [
-        json!(""),
-        json!("null"),
-        json!("[1]"),
-        json!("hello"),
-        json!("{\"a\":"),
-        json!("{\"a\":NaN}"),
-        Value::Null,
+fn arguments_that_are_no_object_are_said_to_be_none() {
+    let invalid = |text: &str| json!({"INVALID_JSON": text});
+    for (arguments, input) in [
+        (json!(""), json!({})),
+        (json!(" null\n"), json!({})),
+        (Value::Null, json!({})),
+        (json!("[1]"), invalid("[1]")),
+        (json!([1]), invalid("[1]")),
+        (json!(5), invalid("5")),
+        (json!("5"), invalid("5")),
+        (json!("hello"), invalid("hello")),
+        (json!("{\"a\":"), invalid("{\"a\":")),
+        (json!("{\"a\":1}{"), json!({"a": 1})),
+        (json!("{\"a\":NaN,\"b\":[-Infinity,2]}"), json!({"a": null, "b": [null, 2]})),
     ] {
         let call = json!({"id": "t", "function": {"name": "n", "arguments": arguments}});
-        assert_eq!(spoken(json!({"tool_calls": [call]}))[0]["input"], json!({}), "{arguments}");
+        assert_eq!(spoken(json!({"tool_calls": [call]}))[0]["input"], input, "{arguments}");
     }
+    let half = r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"n","arguments":"{\"a\":\"\ud800\"}"}}]}}]}"#;
+    let message = String::from_utf8(response(half.as_bytes(), &origin()).unwrap()).unwrap();
+    assert!(message.contains(r#""input":{"a":"\ud800"}"#), "half of a pair: {message}");
     let call = json!({"id": "t", "function": {"name": "n", "arguments": {"a": 1}}});
     assert_eq!(
         spoken(json!({"tool_calls": [call]}))[0]["input"],
@@ -118,7 +126,7 @@ fn every_finish_reason_has_its_stop_reason() {
         (json!("tool_calls"), Value::Null, &call, "tool_use", Value::Null),
         (json!("function_call"), Value::Null, &call, "tool_use", Value::Null),
         (json!("stop"), Value::Null, &call, "tool_use", Value::Null),
-        (json!("stop"), json!("x"), &cut, "stop_sequence", json!("x")),
+        (json!("stop"), json!("x"), &cut, "tool_use", Value::Null),
         (json!("tool_calls"), Value::Null, &Value::Null, "end_turn", Value::Null),
         (json!("stop"), json!("x"), &Value::Null, "stop_sequence", json!("x")),
         (json!("stop"), json!(151_645), &Value::Null, "end_turn", Value::Null),

@@ -294,11 +294,21 @@ fn an_engine_that_numbers_all_calls_zero_is_understood() {
 }
 
 #[test]
-fn arguments_that_are_no_object_never_reach_the_client() {
+fn arguments_that_are_no_object_reach_the_client_as_one_that_says_so() {
+    let invalid = |text: &str| json!({"INVALID_JSON": text});
     for (arguments, input) in [
-        (json!(["hel", "lo"]), json!({})),
-        (json!(["[1]"]), json!({})),
+        (json!(["hel", "lo"]), invalid("hello")),
+        (json!(["[1]"]), invalid("[1]")),
+        (json!(["5"]), invalid("5")),
         (json!([""]), json!({})),
+        (json!(["{\"q\":"]), json!({"q": null, "INVALID_JSON": ""})),
+        (json!(["{\"q\":", "oh", " no\"}"]), json!({"q": null, "INVALID_JSON": "oh no\"}"})),
+        (json!(["{\"q\":\"a", "b"]), json!({"q": "ab", "INVALID_JSON": ""})),
+        (json!(["{\"q\":NaN,\"z\":1}"]), json!({"q": null, "z": 1})),
+        (
+            json!(["{\"q\":", "Na", "N", ",\"r\":[-", "Infinity", ",-", "1]}"]),
+            json!({"q": null, "r": [null, -1]}),
+        ),
         (json!([" ", "{\"a\":1}", " trailing", "}"]), json!({"a": 1})),
     ] {
         let fragments = arguments.as_array().unwrap().iter();

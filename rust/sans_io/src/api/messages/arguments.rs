@@ -4,8 +4,19 @@
 //! each piece all that came before it, or the whole once more at the end. Where a piece may be read
 //! in two ways, none of it is given out until a later one, or the end of the stream, tells them
 //! apart.
+//!
+//! Arguments that are no object, or break off, must not look like some that are: a tool that is run
+//! without arguments, or with the first half of one, may do harm. So they get a member
+//! [`INVALID_JSON`] with what is wrong in them, as Anthropic's guide to its streams of tool inputs
+//! suggests, and the tool's own schema refuses it.
 
+use std::borrow::Cow;
+
+use super::json::literal;
 use crate::codec::json::object::ObjectScan;
+
+/// The member that says that arguments were no object.
+const INVALID_JSON: &str = "INVALID_JSON";
 
 /// White space in JSON.
 const WHITE: [char; 4] = [' ', '\n', '\r', '\t'];
@@ -16,8 +27,10 @@ const ESCAPE_MAX: usize = 12;
 #[derive(Debug, Default)]
 pub(super) struct Arguments {
     scan: ObjectScan,
-    /// What was given out.
+    /// What was given out, as the engine wrote it.
     given: Digest,
+    /// What came from the first wrong byte on.
+    wrong: String,
     /// The string that holds the object's text; None: its text comes plain.
     encoded: Option<StringText>,
     doubt: Option<Box<Doubt>>,
@@ -30,14 +43,15 @@ struct Doubt {
     deltas: Reading,
     /// Each repeats all that came before it.
     snapshots: Reading,
-    /// The newest snapshot.
-    newest: Digest,
 }
 
 #[derive(Debug)]
 struct Reading {
     scan: ObjectScan,
     text: String,
+    wrong: String,
+    /// All of the object so far, as the engine wrote it.
+    given: Digest,
 }
 
 impl Arguments {
@@ -60,7 +74,7 @@ impl Arguments {
     fn feed_plain(&mut self, piece: &str, out: &mut String) {
         let begin = piece.trim_start_matches(WHITE);
         if let Some(mut doubt) = self.doubt.take() {
-            if begin.is_empty() || doubt.newest.begins(begin) {
+            if begin.is_empty() || doubt.snapshots.given.begins(begin) {
                 doubt.feed(piece, begin);
                 self.doubt = Some(doubt);
                 self.resolve(out);
@@ -69,9 +83,13 @@ impl Arguments {
                 self.accept(piece, out);
             }
         } else if !self.scan.is_empty() && !self.scan.is_finished() && self.given.begins(begin) {
-            let reading = || Reading { scan: self.scan.clone(), text: String::new() };
-            let (deltas, snapshots) = (reading(), reading());
-            let mut doubt = Doubt { deltas, snapshots, newest: self.given };
+            let reading = || Reading {
+                scan: self.scan.clone(),
+                text: String::new(),
+                wrong: String::new(),
+                given: self.given,
+            };
+            let mut doubt = Doubt { deltas: reading(), snapshots: reading() };
             doubt.feed(piece, begin);
             self.doubt = Some(Box::new(doubt));
             self.resolve(out);
@@ -82,8 +100,9 @@ impl Arguments {
 
     fn accept(&mut self, piece: &str, out: &mut String) {
         let accepted = self.scan.feed(piece);
-        self.given.add(accepted);
-        out.push_str(accepted);
+        self.given.add(accepted.written);
+        self.wrong.push_str(accepted.wrong);
+        out.push_str(&accepted.text);
     }
 
     /// Ends a doubt of which one way has made an object, or turned out to be impossible.
@@ -99,7 +118,8 @@ impl Arguments {
     }
 
     fn settle(&mut self, reading: Reading, out: &mut String) {
-        self.given.add(&reading.text);
+        self.given = reading.given;
+        self.wrong.push_str(&reading.wrong);
         self.scan = reading.scan;
         out.push_str(&reading.text);
     }
@@ -109,6 +129,21 @@ impl Arguments {
         if let Some(doubt) = self.doubt.take() {
             let is_whole = doubt.snapshots.scan.is_whole();
             self.settle(if is_whole { doubt.snapshots } else { doubt.deltas }, out);
+        }
+    }
+
+    /// Makes an object of arguments that are none. `unsent`: what was given out of them and not
+    /// sent, `is_all` of it or the end of it.
+    pub(super) fn mend(&self, is_all: bool, unsent: &mut String) {
+        if self.is_whole() || self.is_empty() {
+            return;
+        }
+        if is_all {
+            let text = std::mem::take(unsent) + &self.wrong;
+            *unsent = object_of(&text).into_owned();
+        } else {
+            let member = format!("\"{INVALID_JSON}\":{}", literal(&self.wrong));
+            unsent.push_str(&self.scan.rest(&member));
         }
     }
 
@@ -142,14 +177,15 @@ impl Arguments {
         }
         let plain = decoded_twice(begin);
         let text = plain.as_deref().unwrap_or(begin).trim_end_matches(WHITE);
-        let whole = self.doubt.as_ref().map_or(self.given, |doubt| doubt.newest);
+        let whole = self.doubt.as_ref().map_or(self.given, |doubt| doubt.snapshots.given);
         text.len() != whole.length || !whole.begins(text)
     }
 
     /// The bytes that wait.
     pub(super) fn held(&self) -> usize {
-        let texts = |doubt: &Doubt| doubt.deltas.text.len() + doubt.snapshots.text.len();
-        self.doubt.as_deref().map_or(0, texts)
+        let texts = |one: &Reading| one.text.len() + one.wrong.len();
+        let doubt = self.doubt.as_deref();
+        self.wrong.len() + doubt.map_or(0, |doubt| texts(&doubt.deltas) + texts(&doubt.snapshots))
     }
 }
 
@@ -157,21 +193,34 @@ impl Doubt {
     /// `begin`: the piece without the white space before it.
     fn feed(&mut self, piece: &str, begin: &str) {
         self.deltas.feed(piece);
-        let added = self.snapshots.feed(begin.get(self.newest.length..).unwrap_or_default());
-        self.newest.add(added);
+        self.snapshots.feed(begin.get(self.snapshots.given.length..).unwrap_or_default());
     }
 }
 
 impl Reading {
-    fn feed<'t>(&mut self, piece: &'t str) -> &'t str {
+    fn feed(&mut self, piece: &str) {
         let accepted = self.scan.feed(piece);
-        self.text.push_str(accepted);
-        accepted
+        self.text.push_str(&accepted.text);
+        self.wrong.push_str(accepted.wrong);
+        self.given.add(accepted.written);
     }
 
     fn is_broken(&self) -> bool {
         self.scan.is_finished() && !self.scan.is_whole()
     }
+}
+
+/// Whole arguments as an object: an empty one where there are none.
+pub(super) fn object_of(arguments: &str) -> Cow<'_, str> {
+    if matches!(arguments.trim_matches(WHITE), "" | "null") {
+        return Cow::Borrowed("{}");
+    }
+    let mut scan = ObjectScan::default();
+    let accepted = scan.feed(arguments);
+    if scan.is_whole() {
+        return accepted.text;
+    }
+    Cow::Owned(format!("{{\"{INVALID_JSON}\":{}}}", literal(arguments)))
 }
 
 /// The text in a JSON string that holds the arguments; None: they are plain.
@@ -303,7 +352,7 @@ mod tests {
             arguments.feed(piece, &mut out);
         }
         arguments.end(&mut out);
-        assert_eq!(arguments.held(), 0);
+        assert_eq!(arguments.held(), arguments.wrong.len());
         (out, arguments.is_whole())
     }
 
@@ -311,7 +360,7 @@ mod tests {
     fn read_slowly(pieces: &[&str]) -> String {
         let of = |text: &str| {
             let mut scan = ObjectScan::default();
-            (scan.feed(text).to_owned(), scan.is_whole())
+            (scan.feed(text).text.into_owned(), scan.is_whole())
         };
         let (joined, is_whole) = of(&pieces.concat());
         let grows = pieces.windows(2).all(|pair| pair[1].starts_with(pair[0]));

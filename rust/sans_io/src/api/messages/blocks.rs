@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::arguments::Arguments;
 use super::call_ids::CallIds;
-use super::chat::{CallPart, LastCall, Spoken};
+use super::chat::{CallPart, Spoken};
 use super::events::{self, Delta, SIGNATURE};
 use super::json::{Text, literal};
 use super::origin::Origin;
@@ -55,6 +55,17 @@ struct Call {
     /// Its name came again behind its arguments: another object is another call.
     is_named_again: bool,
     started: bool,
+    /// Some of its arguments was sent.
+    has_sent: bool,
+}
+
+/// How an engine's answer has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// As the model wanted it.
+    Whole,
+    /// In the middle: it was as long as it may be. The client expects a call that is cut off.
+    Cut,
 }
 
 impl Blocks {
@@ -126,33 +137,30 @@ impl Blocks {
         self.held > WAITING_MAX || self.calls.len() > CALLS_MAX
     }
 
-    /// The state of the last tool call.
-    pub(super) fn last_call(&self) -> LastCall {
-        match self.calls.last() {
-            None => LastCall::None,
-            Some(call) if call.arguments.is_whole() || call.arguments.is_empty() => LastCall::Whole,
-            Some(_) => LastCall::Cut,
-        }
+    /// Whether there is a tool call.
+    pub(super) fn has_call(&self) -> bool {
+        !self.calls.is_empty()
     }
 
     /// Sends all that may be sent.
     pub(super) fn send(&mut self, origin: &Origin, out: &mut Vec<u8>) {
-        while self.send_first(false, origin, out) {}
+        while self.send_first(None, origin, out) {}
     }
 
     /// Sends everything and ends the last block. A Message has at least one, since programs read
     /// the first one unasked.
-    pub(super) fn finish(&mut self, origin: &Origin, out: &mut Vec<u8>) {
-        while self.send_first(true, origin, out) {}
+    pub(super) fn finish(&mut self, end: Ending, origin: &Origin, out: &mut Vec<u8>) {
+        while self.send_first(Some(end), origin, out) {}
         if self.ended == 0 {
             self.waiting.push_back(Block::Text(String::new()));
-            self.send_first(true, origin, out);
+            self.send_first(Some(end), origin, out);
         }
     }
 
     /// Sends what there is of the first block. Returns whether it has ended, so that the next one
-    /// is the first.
-    fn send_first(&mut self, ending: bool, origin: &Origin, out: &mut Vec<u8>) -> bool {
+    /// is the first. `end`: how the stream has ended; None: it goes on.
+    fn send_first(&mut self, end: Option<Ending>, origin: &Origin, out: &mut Vec<u8>) -> bool {
+        let ending = end.is_some();
         let may_end = ending || self.waiting.len() > 1;
         let index = self.ended;
         let Some(block) = self.waiting.front_mut() else { return false };
@@ -185,6 +193,7 @@ impl Blocks {
                 if !ending && !self.open && !call.may_start() {
                     return false;
                 }
+                let is_unsent = !call.has_sent;
                 if !self.open {
                     events::block_start(out, index, &call.start(&mut self.ids, origin));
                 }
@@ -192,11 +201,16 @@ impl Blocks {
                 if ending {
                     call.arguments.end(&mut call.unsent);
                 }
+                if end == Some(Ending::Whole) {
+                    call.arguments.mend(is_unsent, &mut call.unsent);
+                }
+                call.has_sent |= !call.unsent.is_empty();
                 let unsent = std::mem::take(&mut call.unsent);
                 let mut unsent = Text::written(&unsent).inside().to_owned();
                 send_pending(out, index, Delta::InputJson, &mut unsent);
                 self.held += call.held();
-                ending || call.arguments.is_finished()
+                // What follows the first wrong byte belongs to it, too.
+                ending || call.arguments.is_whole() && call.arguments.is_finished()
             }
         };
         self.open = !is_finished;

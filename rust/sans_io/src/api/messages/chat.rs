@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::arguments::decoded_twice;
 use super::json::{Raw, decoded, inside, list, object, word};
 use crate::api::cost::CALLS_MAX;
 
@@ -337,10 +338,13 @@ impl CallPart {
         let function: FunctionObject<'_> = object(raw)?;
         Some(Self {
             name: function.name.and_then(decoded).filter(|name| !name.is_empty()),
-            // Some engines put the object itself in place of its text.
+            // Some engines put the value itself in place of its text.
             arguments: match function.arguments {
-                Some(arguments) if arguments.get().starts_with('{') => arguments.get().to_owned(),
-                Some(arguments) => decoded(arguments).unwrap_or_default(),
+                Some(arguments) if inside(arguments).is_none() => arguments.get().to_owned(),
+                // Half of a surrogate pair stays an escape.
+                Some(arguments) => decoded(arguments)
+                    .or_else(|| decoded_twice(arguments.get()))
+                    .unwrap_or_default(),
                 None => String::new(),
             },
             ..Self::default()
@@ -348,32 +352,21 @@ impl CallPart {
     }
 }
 
-/// The state of the last tool call when the response ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LastCall {
-    /// There is none.
-    None,
-    /// Inside its arguments.
-    Cut,
-    /// With its arguments.
-    Whole,
-}
-
 /// Anthropic's `stop_reason` for OpenAI's `finish_reason`. `matched`: the engine's `stop_reason` is
 /// a string, the stop sequence that it met (vLLM, TensorRT-LLM). `refused`: the engine said a
-/// refusal. Engines also say `stop` behind that and behind a complete tool call, or nothing.
+/// refusal. Engines also say `stop` behind that and behind a tool call, or nothing.
 pub(super) fn stop_reason(
     finish_reason: Option<&str>,
     matched: bool,
     refused: bool,
-    last_call: LastCall,
+    has_call: bool,
 ) -> &'static str {
-    match (finish_reason, last_call) {
-        (Some("length"), _) => "max_tokens",
+    match finish_reason {
+        Some("length") => "max_tokens",
         _ if refused => "refusal",
-        (Some("content_filter"), _) => "refusal",
-        (Some("tool_calls" | "function_call"), LastCall::Cut) | (_, LastCall::Whole) => "tool_use",
-        (Some("stop"), _) if matched => "stop_sequence",
+        Some("content_filter") => "refusal",
+        _ if has_call => "tool_use",
+        Some("stop") if matched => "stop_sequence",
         _ => "end_turn",
     }
 }

@@ -1,17 +1,18 @@
 //! Translates a whole chat completion into a Message.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::arguments::decoded_twice;
+use super::arguments::{decoded_twice, object_of};
 use super::call_ids::CallIds;
-use super::chat::{CallPart, Completion, LastCall, Spoken, Usage, Words, count, stop_reason};
+use super::chat::{CallPart, Completion, Spoken, Usage, Words, count, stop_reason};
 use super::error::TranslateError;
 use super::events::SIGNATURE;
 use super::json::{Raw, Text, document, inside, object, raw, word};
 use super::origin::Origin;
 use crate::api::cost::CALLS_MAX;
-use crate::codec::json::object::ObjectScan;
 
 /// Translates a chat completion into a Message.
 ///
@@ -25,7 +26,7 @@ pub fn response(body: &[u8], origin: &Origin) -> Result<Vec<u8>, TranslateError>
     let matched = choice.stop_reason.filter(|matched| inside(matched).is_some());
     let (content, refused) = content(&words, &calls, origin);
     let reason =
-        stop_reason(finish_reason.as_deref(), matched.is_some(), refused, last_call(&calls));
+        stop_reason(finish_reason.as_deref(), matched.is_some(), refused, !calls.is_empty());
     let usage = completion.usage.and_then(Usage::read).unwrap_or_default().message_json();
     let message = Message {
         kind: "message",
@@ -110,7 +111,7 @@ struct Message<'a> {
 enum Block<'a> {
     Thinking { thinking: Text<'a>, signature: &'static str },
     Text { text: Text<'a> },
-    ToolUse { id: String, name: &'a str, input: &'a RawValue },
+    ToolUse { id: String, name: &'a str, input: Input<'a> },
 }
 
 /// A whole completion, or what stands in its place.
@@ -148,7 +149,7 @@ fn content<'a>(
     blocks.extend(calls.iter().map(|call| Block::ToolUse {
         id: ids.next(call.id.as_deref(), &origin.message_id, &origin.history),
         name: call.name.as_deref().unwrap_or_default(),
-        input: input(&call.arguments),
+        input: Input(object_of(&call.arguments)),
     }));
     if blocks.is_empty() {
         blocks.push(Block::Text { text: Text::written("") });
@@ -166,18 +167,11 @@ fn spoken_block<'a>(run: &[Spoken<'a>]) -> Option<Block<'a>> {
     })
 }
 
-/// The arguments as an object; an empty one for arguments that are no object.
-fn input(arguments: &str) -> &RawValue {
-    let mut scan = ObjectScan::default();
-    let object = scan.feed(arguments);
-    let whole = if scan.is_whole() { raw(object) } else { None };
-    whole.or_else(|| raw("{}")).unwrap_or(RawValue::NULL)
-}
+/// A call's arguments, in JSON.
+struct Input<'a>(Cow<'a, str>);
 
-fn last_call(calls: &[CallPart]) -> LastCall {
-    calls.last().map_or(LastCall::None, |call| {
-        let mut scan = ObjectScan::default();
-        scan.feed(&call.arguments);
-        if scan.is_whole() || scan.is_empty() { LastCall::Whole } else { LastCall::Cut }
-    })
+impl Serialize for Input<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        raw(&self.0).unwrap_or(RawValue::NULL).serialize(serializer)
+    }
 }

@@ -7,7 +7,7 @@
 use crate::api::engine_error;
 use crate::codec::sse;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Ending};
 use super::chat::{Choice, Completion, Spoken, Usage, Words, stop_reason};
 use super::error::TranslateError;
 use super::events;
@@ -240,10 +240,12 @@ impl MessageStream {
             );
         }
         self.start(out);
-        let last_call = self.blocks.last_call();
-        self.blocks.finish(&self.origin, out);
+        let has_call = self.blocks.has_call();
+        let is_cut = finish_reason.as_deref() == Some("length");
+        let end = if is_cut { Ending::Cut } else { Ending::Whole };
+        self.blocks.finish(end, &self.origin, out);
         let reason =
-            stop_reason(finish_reason.as_deref(), self.matched.is_some(), self.refused, last_call);
+            stop_reason(finish_reason.as_deref(), self.matched.is_some(), self.refused, has_call);
         let sequence =
             self.matched.as_deref().filter(|_| reason == "stop_sequence").unwrap_or("null");
         events::message_delta(out, reason, sequence, self.usage.unwrap_or_default());
