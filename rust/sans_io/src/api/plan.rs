@@ -269,7 +269,13 @@ impl Plan {
                 shape: requester.error_shape(&self.target),
             });
         }
-        let ids = match self.translation.take().map(|translation| translation.response) {
+        let translated = self.translation.take().map(|translation| translation.response);
+        let ids = match translated {
+            Some(Translated::Rerank(_) | Translated::Message { .. } | Translated::TokenCount)
+                if head.status.is_redirection() =>
+            {
+                return Transform::document(Document::Redirect { status: head.status.as_u16() });
+            }
             Some(Translated::Rerank(document)) => return Transform::document(document),
             Some(Translated::Repaired { history }) => {
                 history.map(|history| Box::new(UniqueIds::new(requester.request_id, history)))

@@ -132,7 +132,6 @@ fn every_finish_reason_has_its_stop_reason() {
         (json!("stop"), json!(151_645), &Value::Null, "end_turn", Value::Null),
         (json!("stop"), Value::Null, &Value::Null, "end_turn", Value::Null),
         (json!("content_filter"), Value::Null, &Value::Null, "refusal", Value::Null),
-        (json!("abort"), Value::Null, &Value::Null, "end_turn", Value::Null),
         (Value::Null, Value::Null, &Value::Null, "end_turn", Value::Null),
     ] {
         let choice = json!({"message": {"content": "", "tool_calls": calls}, "finish_reason": finish, "stop_reason": matched});
@@ -143,6 +142,17 @@ fn every_finish_reason_has_its_stop_reason() {
             "{choice}"
         );
     }
+    for reason in ["abort", "cancelled", "timeout", "error"] {
+        let body = json!({"choices": [{"message": {"content": "a"}, "finish_reason": reason}]});
+        let error = response(body.to_string().as_bytes(), &origin()).unwrap_err();
+        assert!(error.message.contains("gave up"), "{reason}: as in streams");
+    }
+}
+
+#[test]
+fn a_single_call_without_its_list_is_a_call() {
+    let call = json!({"id": "t", "function": {"name": "n", "arguments": "{\"a\":1}"}});
+    assert_eq!(spoken(json!({"tool_calls": call}))[0]["input"], json!({"a": 1}));
 }
 
 #[test]

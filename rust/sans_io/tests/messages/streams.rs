@@ -7,7 +7,10 @@ use sans_io::api::{
 };
 use serde_json::{Value, json};
 
-use crate::agreement::{End, Message, accumulate, check, origin, translated};
+use crate::agreement::{
+    End::{self, Error},
+    Message, accumulate, check, origin, translated,
+};
 
 /// A stream of these chunks and `[DONE]`.
 fn done(chunks: &[Value]) -> String {
@@ -366,7 +369,80 @@ fn usage_may_come_with_any_chunk_and_the_newest_counts() {
 #[test]
 fn a_stream_without_content_has_one_empty_text() {
     assert_eq!(message(&done(&[finish("stop")])).content, [json!({"type": "text", "text": ""})]);
-    assert_eq!(message("data: [DONE]\n\n").content.len(), 1);
+}
+
+#[test]
+fn a_stream_without_any_choice_is_an_error_and_no_answer() {
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}});
+    for chunks in
+        [&[][..], &[json!({"choices": []})], &[json!({"choices": [], "error": null}), usage]]
+    {
+        let end = message(&done(chunks)).end;
+        let Error(words) = end else { panic!("{end:?} of {chunks:?}") };
+        assert!(words.as_str().unwrap().contains("without an answer"), "{words}");
+    }
+}
+
+#[test]
+fn a_chunk_in_the_form_of_a_whole_completion_is_read_unless_it_repeats_what_came() {
+    let call = json!({"id": "t", "function": {"name": "n", "arguments": "{\"a\":1}"}});
+    let whole = json!({"choices": [{"message": {"content": "hi", "tool_calls": [call]}, "finish_reason": "tool_calls"}]});
+    let alone = message(&done(std::slice::from_ref(&whole)));
+    assert_eq!(alone.content.len(), 2);
+    assert_eq!(
+        (&alone.content[0]["text"], &alone.content[1]["input"]),
+        (&json!("hi"), &json!({"a": 1}))
+    );
+    assert_eq!(alone.stop_reason, "tool_use");
+    let behind = message(&done(&[delta(json!({"content": "hi"})), whole]));
+    assert_eq!(behind.content, [json!({"type": "text", "text": "hi"})]);
+}
+
+#[test]
+fn a_name_in_pieces_or_snapshots_is_the_name_and_a_single_call_needs_no_list() {
+    for names in [["get_", "weather"], ["get_", "get_weather"], ["get_weather", "get_weather"]] {
+        let mut chunks: Vec<_> =
+            names.iter().map(|name| call(0, json!("t"), json!(name), json!(""))).collect();
+        chunks.push(call(0, json!("t"), Value::Null, json!("{}")));
+        chunks.push(finish("tool_calls"));
+        assert_eq!(message(&done(&chunks)).content[0]["name"], "get_weather", "{names:?}");
+    }
+    let single = json!({"tool_calls": {"id": "t", "function": {"name": "n", "arguments": "{}"}}});
+    assert_eq!(message(&done(&[delta(single), finish("stop")])).stop_reason, "tool_use");
+}
+
+#[test]
+fn an_error_is_one_by_the_name_of_its_event_or_its_field_whatever_is_in_it() {
+    let begin = frames(&[delta(json!({"content": "a"}))]);
+    for (error, words) in [
+        ("event: error\ndata: {\"message\":\"boom\"}\n\n", "boom"),
+        ("event: error\ndata: boom\n\n", "boom"),
+        ("event:error\ndata: {\"error\":{\"message\":\"boom\"}}\n\n", "boom"),
+        ("error: {\"code\":500,\"message\":\"boom\",\"type\":\"server_error\"}\n\n", "boom"),
+        (
+            "event: error\ndata:\n\n",
+            "The engine reported an error without words; send the request again.",
+        ),
+    ] {
+        let stream = format!("{begin}{error}{}", done(&[finish("stop")]));
+        assert_eq!(message(&stream).end, End::Error(json!(words)), "{error}");
+    }
+    let overflow = "error: {\"code\":400,\"message\":\"This model's maximum context length is 8 tokens.\"}\n\n";
+    let Error(words) = message(&format!("{begin}{overflow}")).end else { panic!("no error") };
+    assert!(words.as_str().unwrap().starts_with("prompt is too long"), "{words}");
+    let named =
+        format!("event: message\n{}event: error\ndata: [DONE]\n\n", done(&[finish("stop")]));
+    assert_eq!(message(&named).end, End::Stopped, "an end mark is none");
+}
+
+#[test]
+fn all_is_said_with_the_finish_reason_so_that_a_break_behind_it_costs_nothing() {
+    let mut stream = MessageStream::new(origin());
+    let mut events = Vec::new();
+    stream.feed(frames(&[delta(json!({"content": "a"}))]).as_bytes(), &mut events);
+    assert!(!stream.has_said_all());
+    stream.feed(frames(&[finish("stop")]).as_bytes(), &mut events);
+    assert!(stream.has_said_all() && !stream.is_finished());
 }
 
 #[test]
@@ -416,7 +492,7 @@ fn errors_in_every_shape_end_the_stream() {
         assert_eq!(message(&stream).end, End::Error(json!(words)));
     }
     let nothing = json!({"choices": [], "error": null});
-    assert_eq!(message(&done(&[nothing])).end, End::Stopped);
+    assert_eq!(message(&done(&[nothing, finish("stop")])).end, End::Stopped);
 }
 
 #[test]

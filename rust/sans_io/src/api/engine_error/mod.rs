@@ -7,8 +7,8 @@ mod report;
 mod reshape;
 
 pub use frames::fix_error_frames;
-pub(crate) use report::in_stream;
 pub use report::true_status;
+pub(crate) use report::{in_stream, named};
 pub use reshape::reshape;
 
 /// Names of an engine's, each with the public one that a client may see in its place.

@@ -1,9 +1,12 @@
 //! What an engine reports in an error, whatever its shape.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::overflow::Overflow;
+use crate::codec::sse;
 
 /// `error.code` of a request with more tokens than its model takes.
 pub(super) const OVERFLOW_CODE: &str = "context_length_exceeded";
@@ -101,10 +104,22 @@ impl Report {
     }
 }
 
+/// What a frame says of an error by its form alone, whatever is in it: the data of an event named
+/// `error`, or the field `error` that llama.cpp's server wrote until 2025. None: it is none of these.
+pub(crate) fn named(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let own = sse::lines(frame).map(sse::field).filter(|(name, _)| *name == b"error").last();
+    if let Some((_, value)) = own {
+        return Some(value.into());
+    }
+    let is_named = sse::event_name(frame) == b"error";
+    is_named.then(|| sse::data(frame)).flatten().filter(|data| data.trim_ascii() != b"[DONE]")
+}
+
 /// `error.type` and `error.message` in Anthropic's dialect for an error that a stream of chat
 /// chunks ends with.
 pub(crate) fn in_stream(data: &[u8]) -> (&'static str, String) {
-    let value = serde_json::from_slice::<Value>(data).unwrap_or_default();
+    let words = || Value::from(shown(&String::from_utf8_lossy(data)));
+    let value = serde_json::from_slice::<Value>(data).unwrap_or_else(|_| words());
     let (kind, message) = Report::read(None, &value).in_anthropics_words(UNSAID);
     let unsaid = "The engine reported an error without words; send the request again.";
     (kind, if message.is_empty() { unsaid.to_owned() } else { message })

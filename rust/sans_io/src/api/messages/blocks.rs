@@ -137,6 +137,11 @@ impl Blocks {
         self.held > WAITING_MAX || self.calls.len() > CALLS_MAX
     }
 
+    /// Whether nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.ended == 0
+    }
+
     /// Whether there is a tool call.
     pub(super) fn has_call(&self) -> bool {
         !self.calls.is_empty()
@@ -253,12 +258,13 @@ impl Call {
         if self.id.is_none() {
             self.id = part.id;
         }
-        // A name comes whole, in pieces, or whole in every fragment.
+        // A name comes whole, in pieces, as snapshots, or whole in every fragment.
         match part.name {
             Some(name) if name == self.name => {
                 let is_behind = self.arguments.is_whole() && part.arguments.is_empty();
                 self.is_named_again |= is_behind;
             }
+            Some(name) if !self.started && name.starts_with(&self.name) => self.name = name,
             Some(name) if !self.started => self.name.push_str(&name),
             _ => {}
         }

@@ -247,6 +247,8 @@ impl<'a> Words<'a> {
 
     /// The tool calls, or their fragments; None where there are more than one response may have.
     pub(super) fn calls(&self) -> Option<Vec<CallPart>> {
+        // Some servers leave out the list around a single one.
+        let list = |raw| list(raw).or_else(|| raw.get().starts_with('{').then(|| vec![raw]));
         Some(match (self.tool_calls.and_then(list), self.function_call) {
             (Some(calls), _) if calls.len() > CALLS_MAX => return None,
             (Some(calls), _) if !calls.is_empty() => {

@@ -14,15 +14,28 @@ use super::json::{Raw, Text, document, inside, object, raw, word};
 use super::origin::Origin;
 use crate::api::cost::CALLS_MAX;
 
+/// Values of `finish_reason` with which an engine gives up: the response is incomplete.
+const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
+pub(super) const GAVE_UP: &str =
+    "The engine gave up before the response was complete; send the request again.";
+
+/// Whether an engine has given up with this `finish_reason`.
+pub(super) fn has_given_up(finish_reason: Option<&str>) -> bool {
+    finish_reason.is_some_and(|reason| CUT_REASONS.contains(&reason))
+}
+
 /// Translates a chat completion into a Message.
 ///
-/// The error: the engine's response is no chat completion.
+/// The error: the engine's response is no chat completion, or incomplete.
 pub fn response(body: &[u8], origin: &Origin) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let choice = completion.choice().ok_or_else(no_completion)?;
     let words = words(choice.message)?;
     let calls = calls(&words)?;
     let finish_reason = choice.finish_reason.and_then(word);
+    if has_given_up(finish_reason.as_deref()) {
+        return Err(TranslateError::new(GAVE_UP));
+    }
     let matched = choice.stop_reason.filter(|matched| inside(matched).is_some());
     let (content, refused) = content(&words, &calls, origin);
     let reason =

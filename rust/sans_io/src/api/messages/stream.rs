@@ -14,10 +14,7 @@ use super::events;
 use super::finite::finite;
 use super::json::{decoded, inside, literal, object};
 use super::origin::Origin;
-use super::response::{calls, completion, no_completion, words};
-
-/// Values of `finish_reason` with which an engine gives up: the response is incomplete.
-const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
+use super::response::{GAVE_UP, calls, completion, has_given_up, no_completion, words};
 
 /// The translation of one stream. Its events do not depend on how many frames come in one piece.
 #[derive(Debug)]
@@ -29,6 +26,8 @@ pub struct MessageStream {
     finish_reason: Option<String>,
     /// The engine said a refusal.
     refused: bool,
+    /// It said a choice, if only an empty one.
+    has_choice: bool,
     /// The stop string that matched, as a JSON string.
     matched: Option<String>,
 }
@@ -52,6 +51,7 @@ impl MessageStream {
             usage: None,
             finish_reason: None,
             refused: false,
+            has_choice: false,
             matched: None,
         }
     }
@@ -81,6 +81,7 @@ impl MessageStream {
         let choice = completion.choice().ok_or_else(no_completion)?;
         let words = words(choice.message)?;
         let calls = calls(&words)?;
+        self.has_choice = true;
         self.usage = completion.usage.and_then(Usage::read);
         self.start(out);
         self.speak(&words);
@@ -95,14 +96,14 @@ impl MessageStream {
     /// Whether the engine has said its all, however its body ends: what follows can be no more than
     /// the usage.
     pub fn has_said_all(&self) -> bool {
-        matches!(self.phase, Phase::Done | Phase::Finished)
+        self.finish_reason.is_some() || matches!(self.phase, Phase::Done | Phase::Finished)
     }
 
     /// Ends the stream when the engine's body has ended by its framing. True: the stream has its
     /// end, `message_stop` or an error event. False: the engine did not end the response, and
     /// nothing was written; the caller must report it.
     pub fn end(&mut self, out: &mut Vec<u8>) -> bool {
-        if self.phase == Phase::Done || !self.is_finished() && self.finish_reason.is_some() {
+        if self.has_said_all() && !self.is_finished() {
             self.finish(out);
         }
         self.is_finished()
@@ -136,14 +137,14 @@ impl MessageStream {
             out.extend_from_slice(comment);
             out.extend_from_slice(b"\n\n");
         }
+        if let Some(error) = engine_error::named(frame) {
+            return self.fail_by_engine(&error, out);
+        }
         let data = sse::data(frame).unwrap_or_default();
         match data.trim_ascii() {
             b"" => {}
             b"[DONE]" if self.usage.is_some() => self.finish(out),
-            b"[DONE]" => {
-                self.start(out);
-                self.phase = Phase::Done;
-            }
+            b"[DONE]" => self.phase = Phase::Done,
             data => self.chunk(data, out),
         }
     }
@@ -170,15 +171,18 @@ impl MessageStream {
             );
         };
         if chunk.error_message().is_some() {
-            let (kind, message) = engine_error::in_stream(data);
-            return self.fail_with(kind, &message, out);
+            return self.fail_by_engine(data, out);
         }
         if let Some(usage) = chunk.usage.and_then(Usage::read) {
             self.usage = Some(usage);
         }
         self.start(out);
         let Some(choice) = chunk.choice() else { return };
-        if let Some(delta) = choice.delta.and_then(object) {
+        // Some servers send their last chunk, or their only one, in the form of a whole completion.
+        // Behind other chunks it says the same once more.
+        let message = choice.message.filter(|_| self.blocks.is_empty());
+        self.has_choice = true;
+        if let Some(delta) = choice.delta.or(message).and_then(object) {
             self.delta(&delta, out);
         }
         self.note_end(&choice);
@@ -233,9 +237,12 @@ impl MessageStream {
 
     fn finish(&mut self, out: &mut Vec<u8>) {
         let finish_reason = self.finish_reason.take();
-        if finish_reason.as_deref().is_some_and(|reason| CUT_REASONS.contains(&reason)) {
+        if has_given_up(finish_reason.as_deref()) {
+            return self.fail(GAVE_UP, out);
+        }
+        if !self.has_choice {
             return self.fail(
-                "The engine gave up before the response was complete; send the request again.",
+                "The engine ended its stream without an answer; send the request again.",
                 out,
             );
         }
@@ -253,7 +260,13 @@ impl MessageStream {
         self.phase = Phase::Finished;
     }
 
-    /// Ends the stream with an error that is the engine's or the gateway's own.
+    /// Ends the stream with the engine's error, of which this is the data.
+    fn fail_by_engine(&mut self, data: &[u8], out: &mut Vec<u8>) {
+        let (kind, message) = engine_error::in_stream(data);
+        self.fail_with(kind, &message, out);
+    }
+
+    /// Ends the stream with an error that the gateway words itself.
     fn fail(&mut self, sentence: &str, out: &mut Vec<u8>) {
         self.fail_with("api_error", sentence, out);
     }

@@ -27,7 +27,7 @@ impl Document {
             Self::Rerank { prepared, .. } => prepared.texts.held(),
             Self::Message { origin, .. } => origin.history.held(),
             Self::Repaired { ids, .. } => ids.held(),
-            Self::Error { .. } | Self::TokenCount { .. } => 0,
+            Self::Error { .. } | Self::TokenCount { .. } | Self::Redirect { .. } => 0,
         }
     }
 }
@@ -47,6 +47,8 @@ pub(crate) enum Document {
     Message { origin: Box<Origin>, events: bool, shape: ErrorShape },
     /// A count of tokens, from a chat completion's usage.
     TokenCount { shape: ErrorShape },
+    /// Nothing: the engine says that it is elsewhere.
+    Redirect { status: u16 },
     /// Jina's shape, from any engine's.
     Rerank { prepared: Box<rerank::Prepared>, model: Arc<str> },
     /// The chat completion itself, with unique ids of tool calls and the public name, a JSON string.
@@ -109,7 +111,7 @@ impl DocumentBuffer {
     fn cost(&self) -> usize {
         let (length, census) = (self.held.len(), &self.census);
         match &self.document {
-            Document::Error { .. } => length,
+            Document::Error { .. } | Document::Redirect { .. } => length,
             Document::Message { events: true, .. } => cost::of_told_completion(length, census),
             Document::Message { .. } | Document::TokenCount { .. } | Document::Repaired { .. } => {
                 cost::of_completion(length, census)
@@ -209,6 +211,12 @@ impl DocumentBuffer {
                 };
                 self.rewritten = true;
                 return made.map(Bytes::from).map_err(unusable);
+            }
+            Document::Redirect { status } => {
+                return Err(TransformError::Unusable(format!(
+                    "The engine answered with a redirect (status {status}), which is not followed. \
+                     Correct the scheme, the host and the path of this target's `urls`."
+                )));
             }
             Document::Rerank { prepared, model } => Some(
                 rerank::response(text, prepared, model)
