@@ -633,6 +633,14 @@ fn tools_that_anthropics_servers_run_are_left_out_and_counted() {
     let members = |tools: Value| json!({"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], "tools": tools});
     let request = translate(&members(servers.clone()), &engine("engine"));
     assert_eq!(request.untranslated, 7);
+    let mut elsewhere = members(json!([]));
+    elsewhere["mcp_servers"] =
+        json!([{"type": "url", "url": "https://a.example", "name": "a"}, {"name": "b"}]);
+    elsewhere["container"] = json!({"skills": []});
+    assert_eq!(translate(&elsewhere, &engine("engine")).untranslated, 3);
+    elsewhere["mcp_servers"] = json!([]);
+    elsewhere["container"] = Value::Null;
+    assert_eq!(translate(&elsewhere, &engine("engine")).untranslated, 0);
     assert_eq!(serde_json::from_slice::<Value>(&request.body).unwrap(), chat(&json!({})));
 
     let mut mixed = servers.clone();

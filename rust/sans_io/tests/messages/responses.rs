@@ -150,6 +150,16 @@ fn every_finish_reason_has_its_stop_reason() {
 }
 
 #[test]
+fn a_call_that_names_no_tool_is_an_error() {
+    for function in [json!({"arguments": "{}"}), json!({"name": null}), json!({"name": ""})] {
+        let message = json!({"tool_calls": [{"id": "t", "function": function}]});
+        let body = json!({"choices": [{"message": message, "finish_reason": "tool_calls"}]});
+        let error = response(body.to_string().as_bytes(), &origin()).unwrap_err();
+        assert!(error.message.contains("names no tool"), "{function}");
+    }
+}
+
+#[test]
 fn a_single_call_without_its_list_is_a_call() {
     let call = json!({"id": "t", "function": {"name": "n", "arguments": "{\"a\":1}"}});
     assert_eq!(spoken(json!({"tool_calls": call}))[0]["input"], json!({"a": 1}));
@@ -216,8 +226,13 @@ fn a_count_is_the_engines_own() {
     let body =
         json!({"choices": [{"message": {}}], "usage": {"prompt_tokens": 24, "completion_tokens": 1}}).to_string();
     assert_eq!(count_response(body.as_bytes()).unwrap(), br#"{"input_tokens":24}"#);
-    for body in ["{}", r#"{"usage":{}}"#, r#"{"usage":{"prompt_tokens":"24"}}"#] {
-        assert!(count_response(body.as_bytes()).is_err(), "no count is no zero");
+    let float = r#"{"usage":{"prompt_tokens":42.0}}"#;
+    assert_eq!(count_response(float.as_bytes()).unwrap(), br#"{"input_tokens":42}"#);
+    for body in
+        ["{}", r#"{"usage":null}"#, r#"{"usage":{}}"#, r#"{"usage":{"prompt_tokens":"24"}}"#]
+    {
+        let error = count_response(body.as_bytes()).unwrap_err();
+        assert!(error.message.contains("no `usage`"), "no count is no zero: {error:?}");
     }
 }
 

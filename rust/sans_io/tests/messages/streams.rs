@@ -412,6 +412,19 @@ fn a_name_in_pieces_or_snapshots_is_the_name_and_a_single_call_needs_no_list() {
 }
 
 #[test]
+fn a_call_that_names_no_tool_is_an_error_unless_it_was_cut_off_before_its_name() {
+    let text = delta(json!({"content": "a"}));
+    let nameless = call(0, json!("t"), Value::Null, json!("{}"));
+    let chunks = [text, nameless];
+    let Error(words) = message(&done(&[&chunks[..], &[finish("tool_calls")]].concat())).end else {
+        panic!("no error")
+    };
+    assert!(words.as_str().unwrap().contains("names no tool"), "{words}");
+    let cut = message(&done(&[&chunks[..], &[finish("length")]].concat()));
+    assert_eq!((cut.content.len(), cut.stop_reason), (1, json!("max_tokens")));
+}
+
+#[test]
 fn an_error_is_one_by_the_name_of_its_event_or_its_field_whatever_is_in_it() {
     let begin = frames(&[delta(json!({"content": "a"}))]);
     for (error, words) in [

@@ -142,6 +142,11 @@ impl Blocks {
         self.waiting.is_empty() && self.ended == 0
     }
 
+    /// Whether there is a call that names no tool.
+    pub(super) fn has_nameless_call(&self) -> bool {
+        self.calls.iter().any(|call| call.name.is_empty())
+    }
+
     /// Whether there is a tool call.
     pub(super) fn has_call(&self) -> bool {
         !self.calls.is_empty()
@@ -195,6 +200,12 @@ impl Blocks {
             }
             Block::Call(position) => {
                 let Some(call) = self.calls.get_mut(*position) else { return false };
+                // It was cut off in its name.
+                if ending && call.name.is_empty() {
+                    self.held = self.held.saturating_sub(call.held());
+                    self.waiting.pop_front();
+                    return true;
+                }
                 if !ending && !self.open && !call.may_start() {
                     return false;
                 }

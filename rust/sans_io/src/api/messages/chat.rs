@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::arguments::decoded_twice;
 use super::json::{Raw, decoded, inside, list, object, word};
+use super::numbers::whole;
 use crate::api::cost::CALLS_MAX;
 
 /// The tokens of a request as a chat completion counts them: those of the prompt include the cached
@@ -28,10 +29,10 @@ impl Usage {
         let usage: UsageObject<'_> = object(raw)?;
         let details: Details<'_> = usage.prompt_tokens_details.and_then(object).unwrap_or_default();
         Some(Self {
-            prompt_tokens: usage.prompt_tokens.and_then(count).unwrap_or(0),
-            completion_tokens: usage.completion_tokens.and_then(count).unwrap_or(0),
-            cached_tokens: details.cached_tokens.and_then(count),
-            created_cache_tokens: details.created_cache_tokens.and_then(count),
+            prompt_tokens: usage.prompt_tokens.and_then(whole).unwrap_or(0),
+            completion_tokens: usage.completion_tokens.and_then(whole).unwrap_or(0),
+            cached_tokens: details.cached_tokens.and_then(whole),
+            created_cache_tokens: details.created_cache_tokens.and_then(whole),
         })
     }
 
@@ -70,11 +71,6 @@ struct Details<'a> {
     cached_tokens: Raw<'a>,
     #[serde(borrow)]
     created_cache_tokens: Raw<'a>,
-}
-
-/// A whole number that is not negative; None for anything else.
-pub(super) fn count(raw: &RawValue) -> Option<u64> {
-    raw.get().parse().ok()
 }
 
 /// A whole completion, or one chunk of a streamed one.
@@ -330,7 +326,7 @@ impl CallPart {
     fn read(raw: &RawValue) -> Option<Self> {
         let call: CallObject<'_> = object(raw)?;
         Some(Self {
-            index: call.index.and_then(count),
+            index: call.index.and_then(whole),
             id: call.id.and_then(decoded).filter(|id| !id.is_empty()),
             ..call.function.and_then(Self::of_function).unwrap_or_default()
         })

@@ -17,7 +17,7 @@ use super::tools::{Tool, ToolChoice, Tools, tool_choice, tools};
 pub struct Request {
     /// The body of the chat completions request.
     pub body: Vec<u8>,
-    /// How many of its blocks and tools the engine does not get, or in words only.
+    /// How many of its blocks, tools and servers the engine does not get, or in words only.
     pub untranslated: u32,
     /// The ids of the tool calls in it.
     pub history: HistoryIds,
@@ -62,7 +62,8 @@ pub fn request(body: &[u8], engine: &Engine<'_>) -> Result<Request, TranslateErr
         stream_options: stream.then_some(StreamOptions { include_usage: true }),
         ..ChatRequest::new(engine.model, max_tokens, tools)
     };
-    let untranslated = untranslated.saturating_add(left_out.count());
+    let left_out = left_out.count().saturating_add(request.elsewhere());
+    let untranslated = untranslated.saturating_add(left_out);
     Ok(Request { body: chat.json(body.len())?, untranslated, history })
 }
 
@@ -89,7 +90,8 @@ pub fn count_request(body: &[u8], engine: &Engine<'_>) -> Result<Request, Transl
         chat_template_kwargs: request.thinking.and_then(thinking),
         ..ChatRequest::new(engine.model, 1, tools)
     };
-    let untranslated = untranslated.saturating_add(left_out.count());
+    let left_out = left_out.count().saturating_add(request.elsewhere());
+    let untranslated = untranslated.saturating_add(left_out);
     Ok(Request { body: chat.json(body.len())?, untranslated, history })
 }
 
@@ -125,6 +127,21 @@ struct MessagesRequest<'a> {
     /// The older place of `output_config.format`.
     #[serde(borrow)]
     output_format: Raw<'a>,
+    /// Servers with tools, to which Anthropic's servers connect.
+    #[serde(borrow)]
+    mcp_servers: Raw<'a>,
+    /// A machine of Anthropic's, with its files and skills.
+    #[serde(borrow)]
+    container: Raw<'a>,
+}
+
+impl MessagesRequest<'_> {
+    /// How many things it asks for that only Anthropic's servers have, beside tools.
+    fn elsewhere(&self) -> u32 {
+        let servers = self.mcp_servers.and_then(list).map_or(0, |servers| servers.len());
+        let all = servers + usize::from(self.container.is_some());
+        u32::try_from(all).unwrap_or(u32::MAX)
+    }
 }
 
 #[derive(Deserialize)]

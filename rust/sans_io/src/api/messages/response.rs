@@ -7,10 +7,11 @@ use serde_json::value::RawValue;
 
 use super::arguments::{decoded_twice, object_of};
 use super::call_ids::CallIds;
-use super::chat::{CallPart, Completion, Spoken, Usage, Words, count, stop_reason};
+use super::chat::{CallPart, Completion, Spoken, Usage, Words, stop_reason};
 use super::error::TranslateError;
 use super::events::SIGNATURE;
 use super::json::{Raw, Text, document, inside, object, raw, word};
+use super::numbers::whole;
 use super::origin::Origin;
 use crate::api::cost::CALLS_MAX;
 
@@ -18,6 +19,9 @@ use crate::api::cost::CALLS_MAX;
 const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
 pub(super) const GAVE_UP: &str =
     "The engine gave up before the response was complete; send the request again.";
+
+pub(super) const NAMELESS: &str = "The engine's response has a tool call that names no tool, so it cannot be translated into a \
+    Message; send the request again.";
 
 /// Whether an engine has given up with this `finish_reason`.
 pub(super) fn has_given_up(finish_reason: Option<&str>) -> bool {
@@ -73,6 +77,9 @@ pub(super) fn calls(words: &Words<'_>) -> Result<Vec<CallPart>, TranslateError> 
         ))
     })?;
     for call in &mut calls {
+        if call.name.is_none() {
+            return Err(TranslateError::new(NAMELESS));
+        }
         if let Some(arguments) = decoded_twice(&call.arguments) {
             call.arguments = arguments;
         }
@@ -86,14 +93,21 @@ pub(super) fn calls(words: &Words<'_>) -> Result<Vec<CallPart>, TranslateError> 
 /// The error: the engine's response is no chat completion, or has no count.
 pub fn count_response(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
-    let usage: CountedPrompt<'_> = completion.usage.and_then(object).ok_or_else(no_completion)?;
-    let tokens = usage.prompt_tokens.and_then(count).ok_or_else(no_completion)?;
-    Ok(counted(tokens))
+    let usage = completion.usage.and_then(object::<CountedPrompt<'_>>);
+    let tokens = usage.and_then(|usage| usage.prompt_tokens).and_then(whole);
+    tokens.map(counted).ok_or_else(no_count)
 }
 
 /// The same where the engine streams. `usage`: what the stream said of it.
 pub fn streamed_count(usage: Option<Usage>) -> Result<Vec<u8>, TranslateError> {
-    usage.map(|usage| counted(usage.prompt_tokens)).ok_or_else(no_completion)
+    usage.map(|usage| counted(usage.prompt_tokens)).ok_or_else(no_count)
+}
+
+fn no_count() -> TranslateError {
+    TranslateError::new(
+        "The engine's response has no `usage` with a count of `prompt_tokens`, so this model's \
+         tokens cannot be counted.",
+    )
 }
 
 fn counted(tokens: u64) -> Vec<u8> {

@@ -14,7 +14,7 @@ use super::events;
 use super::finite::finite;
 use super::json::{decoded, inside, literal, object};
 use super::origin::Origin;
-use super::response::{GAVE_UP, calls, completion, has_given_up, no_completion, words};
+use super::response::{GAVE_UP, NAMELESS, calls, completion, has_given_up, no_completion, words};
 
 /// The translation of one stream. Its events do not depend on how many frames come in one piece.
 #[derive(Debug)]
@@ -246,9 +246,12 @@ impl MessageStream {
                 out,
             );
         }
+        let is_cut = finish_reason.as_deref() == Some("length");
+        if !is_cut && self.blocks.has_nameless_call() {
+            return self.fail(NAMELESS, out);
+        }
         self.start(out);
         let has_call = self.blocks.has_call();
-        let is_cut = finish_reason.as_deref() == Some("length");
         let end = if is_cut { Ending::Cut } else { Ending::Whole };
         self.blocks.finish(end, &self.origin, out);
         let reason =
