@@ -269,13 +269,82 @@ fn an_error_events_words_are_mapped_and_its_message_kept_short() {
 #[test]
 fn frames_that_are_no_errors_stay() {
     for frame in [
-        "data: {\"error\":{\"type\":\"internal_error\"}}\n\n",
-        "event: error\ndata: \"error\"\n\n",
-        "event: error\ndata: {\"error\":\"x\"}\n\n",
         "event: error\n\n",
+        "event: error\ndata: [DONE]\n\n",
+        "event: error\ndata: {\"message\":\"it breaks off\"}\n",
         "event: ping\ndata: {\"error\":{\"type\":\"internal_error\"}}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"an error: {}\"}}],\"error\":null}\n\n",
     ] {
-        assert_eq!(in_anthropics_words(frame.as_bytes()), None, "{frame:?}");
+        for dialect in [Dialect::OpenAi, Dialect::Responses, Dialect::Anthropic] {
+            let fixed = fix_error_frames(frame.as_bytes(), dialect, &[]);
+            let may_mend_code = frame.contains("ping") && dialect != Dialect::Anthropic;
+            assert!(fixed.is_none() || may_mend_code, "{frame:?}");
+        }
+    }
+}
+
+/// Errors in a stream that SDKs pass over in silence, all of them `boom` with status 429.
+const PASSED_OVER: [&str; 4] = [
+    "event: error\ndata: {\"message\":\"boom\",\"code\":429}\n\n",
+    "error: {\"code\":429,\"message\":\"boom\",\"type\":\"server_error\"}\n\n",
+    "event:error\r\ndata:{\"code\":429,\r\ndata:\"error\":\"boom\"}\r\n\r\n",
+    "event: error\ndata: {\"object\":\"error\",\"message\":\"boom\",\"code\":\"429\"}\n\n",
+];
+
+#[test]
+fn an_error_that_sdks_would_pass_over_becomes_an_event_of_the_dialect() {
+    let between = |frame: &str| format!("data: {{\"a\":1}}\n\n{frame}data: [DONE]\n\n");
+    let told = |frame: &str, dialect| {
+        let text = between(frame);
+        let fixed = fix_error_frames(text.as_bytes(), dialect, &[]).expect(frame);
+        let fixed = String::from_utf8(fixed).unwrap();
+        let rest = fixed.strip_prefix("data: {\"a\":1}\n\n").unwrap();
+        rest.strip_suffix("data: [DONE]\n\n").unwrap().to_owned()
+    };
+    let data = |event: &str| serde_json::from_str::<Value>(event).unwrap();
+    for frame in PASSED_OVER {
+        let openai = told(frame, Dialect::OpenAi);
+        let error = data(openai.strip_prefix("data: ").expect(frame));
+        assert_eq!(error["error"]["message"], "boom", "{frame}");
+        assert_eq!(error["error"]["code"], "429", "{frame}");
+        let bare = "data: {\"error\":{\"message\":\"boom\",\"code\":429}}\n\n";
+        for frame in [frame, bare] {
+            let anthropic = told(frame, Dialect::Anthropic);
+            let error = data(anthropic.strip_prefix("event: error\ndata: ").expect(frame));
+            assert_eq!(error["type"], "error", "{frame}");
+            let expected = json!({"type": "rate_limit_error", "message": "boom"});
+            assert_eq!(error["error"], expected, "{frame}");
+            let responses = told(frame, Dialect::Responses);
+            let (error, failed) =
+                responses.split_once("event: response.failed\ndata: ").expect(frame);
+            let error = data(error.strip_prefix("event: error\ndata: ").expect(frame));
+            assert_eq!(
+                (&error["type"], &error["message"], &error["code"], &error["error"]["message"]),
+                (&json!("error"), &json!("boom"), &json!("429"), &json!("boom"))
+            );
+            let failed = data(failed);
+            assert_eq!(failed["response"]["error"], json!({"code": "429", "message": "boom"}));
+        }
+    }
+}
+
+#[test]
+fn an_overflow_in_a_stream_has_the_words_that_clients_act_on_in_every_form() {
+    let overflow =
+        "This model's maximum context length is 8 tokens. However, your messages have 9.";
+    for frame in [
+        format!("event: error\ndata: {{\"message\":\"{overflow}\"}}\n\n"),
+        format!("error: {{\"message\":\"{overflow}\"}}\n\n"),
+        format!("data: {{\"error\":{{\"message\":\"{overflow}\",\"code\":400}}}}\n\n"),
+    ] {
+        let told = |dialect| {
+            let fixed = fix_error_frames(frame.as_bytes(), dialect, &[]).unwrap();
+            String::from_utf8(fixed).unwrap()
+        };
+        assert!(told(Dialect::Anthropic).contains("\"prompt is too long: "), "{frame}");
+        assert!(told(Dialect::OpenAi).contains("context_length_exceeded"), "{frame}");
+        let responses = told(Dialect::Responses);
+        assert_eq!(responses.matches("\"code\":\"context_length_exceeded\"").count(), 3, "{frame}");
     }
 }
 

@@ -190,7 +190,7 @@ const TRANSCRIBE: Kind = inference(BodyKind::Form, true, ModelPlace::TopLevel, O
 const LIST_MODELS: Kind = Kind::Local(Local::ListModels);
 const SHOW_MODEL: Kind = Kind::Local(Local::ShowModel);
 
-use Dialect::{Anthropic, Management, OpenAi};
+use Dialect::{Anthropic, Management, OpenAi, Responses};
 use Kind::{GenericProxy, Realtime, StoredResponse};
 use Methods::{Any, Get, Post, Stored};
 
@@ -218,10 +218,10 @@ static ENDPOINTS: &[Endpoint] = &[
     with_legacy("/v1/completions",           Post,   OpenAi,     GENERATE),
     plain(      "/v1/messages",              Post,   Anthropic,  MESSAGES),
     plain(      "/v1/messages/count_tokens", Post,   Anthropic,  COUNT_TOKENS),
-    with_legacy("/v1/responses",             Post,   OpenAi,     RESPONSES),
-    plain(      "/v1/responses/input_tokens", Post,  OpenAi,     RESPONSES),
-    plain(      "/v1/responses/compact",     Post,   OpenAi,     RESPONSES),
-    plain(      "/v1/responses/",            Stored, OpenAi,     StoredResponse),
+    with_legacy("/v1/responses",             Post,   Responses,  RESPONSES),
+    plain(      "/v1/responses/input_tokens", Post,  Responses,  RESPONSES),
+    plain(      "/v1/responses/compact",     Post,   Responses,  RESPONSES),
+    plain(      "/v1/responses/",            Stored, Responses,  StoredResponse),
     with_legacy("/v1/embeddings",            Post,   OpenAi,     COMPUTE),
     plain(      "/v1/rerank",                Post,   OpenAi,     RERANK),
     plain(      "/v2/rerank",                Post,   OpenAi,     RERANK),

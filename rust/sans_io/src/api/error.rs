@@ -1,7 +1,7 @@
 //! Errors for a caller: the status, the words, and the body in the caller's dialect.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The dialect of an error body. The path decides it: the SDKs of both vendors read one shape each,
 /// whatever they have sent. Where it belongs to both APIs, or to none, `anthropic-version` does.
@@ -9,6 +9,8 @@ use serde_json::json;
 pub enum Dialect {
     /// `{"error": {"message", "type", "param", "code"}}`
     OpenAi,
+    /// The same, of the Responses API: its streams have events with names.
+    Responses,
     /// `{"type": "error", "error": {"type", "message"}, "request_id"}`
     Anthropic,
     /// GPUStack's `{"code", "reason", "message"}`
@@ -18,9 +20,38 @@ pub enum Dialect {
 impl Dialect {
     /// An error's body, a JSON document in one line, as an event of a stream.
     pub fn error_event(self, body: &[u8]) -> Bytes {
-        let name: &[u8] = if self == Self::Anthropic { b"event: error\n" } else { b"" };
-        [name, b"data: ", body, b"\n\n"].concat().into()
+        match self {
+            Self::Responses => responses_events(body),
+            Self::Anthropic => [b"event: error\ndata: ", body, b"\n\n"].concat().into(),
+            Self::OpenAi | Self::Management => [b"data: ", body, b"\n\n"].concat().into(),
+        }
     }
+
+    /// Whether its bodies have `OpenAI`'s shape.
+    pub(crate) fn is_openais(self) -> bool {
+        matches!(self, Self::OpenAi | Self::Responses)
+    }
+}
+
+/// An error's body as the events with which `OpenAI`'s servers end a stream of the Responses API:
+/// `error`, which the SDK raises, and which has its members flat, too, as the API reference says; then
+/// `response.failed`, which Codex reads. How many events came before is not known here.
+fn responses_events(body: &[u8]) -> Bytes {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &body["error"];
+    let (code, message, param) = (&error["code"], &error["message"], &error["param"]);
+    let told = json!({
+        "type": "error", "sequence_number": 0, "code": code, "message": message, "param": param,
+        "error": error,
+    });
+    let failed = json!({
+        "type": "response.failed", "sequence_number": 1,
+        "response": {
+            "id": "resp_failed", "object": "response", "status": "failed", "output": [],
+            "error": {"code": code, "message": message},
+        },
+    });
+    format!("event: error\ndata: {told}\n\nevent: response.failed\ndata: {failed}\n\n").into()
 }
 
 /// The cause of an error, by the names of the statuses and codes that clients know.
@@ -241,7 +272,7 @@ impl ApiError {
     /// The JSON body in a dialect.
     pub fn body(&self, dialect: Dialect, request_id: &str) -> Bytes {
         let document = match dialect {
-            Dialect::OpenAi => {
+            Dialect::OpenAi | Dialect::Responses => {
                 let (kind, code) = self.cause.openai();
                 json!({"error": {"message": self.message, "type": kind, "param": null, "code": code}})
             }

@@ -16,14 +16,16 @@ use crate::{
 };
 
 use super::names::redact_in_json;
-use super::report::{ANTHROPIC_TYPES, Report, SHOWN, UNSAID, anthropic_type, shown};
-use super::reshape::{Place, fix_openai};
+use super::report::{ANTHROPIC_TYPES, Report, SHOWN, UNSAID, anthropic_type, named, said, shown};
+use super::reshape::{Place, fix_openai, in_event};
 
-static ERROR: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"error\""));
+static ERROR: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"error"));
 
 /// Mends the errors of these frames for a client: in `error` and `response.error`, and in the
 /// messages of events named `error`. They get the words that clients match, and public names in
 /// place of the engine's (`names`). Nothing else changes. None when nothing does.
+///
+/// An error in a form that the dialect's SDKs pass over in silence becomes an event of theirs.
 ///
 /// In OpenAI's dialect `code` becomes a string. In Anthropic's, the `type` of an event named
 /// `error` becomes one of the API's, and a readable message stands in place of a traceback or of
@@ -49,6 +51,9 @@ fn edits(
     names: &[(String, String)],
 ) -> Vec<(Range<usize>, Vec<u8>)> {
     let (frame, start) = (&frames[range.clone()], range.start);
+    if let Some(event) = rebuilt(frame, dialect, names) {
+        return vec![(range, event)];
+    }
     let is_error = sse::event_name(frame) == b"error";
     let place = |mut finder: Finder| sse::place_in(frame, &mut finder);
     let mut places = vec![
@@ -65,7 +70,7 @@ fn edits(
             let range = range?;
             let text = &frame[range.clone()];
             let fixed = match (dialect, place) {
-                (Dialect::OpenAi, Some(place)) => fix_openai(text, None, place),
+                (dialect, Some(place)) if dialect.is_openais() => fix_openai(text, None, place),
                 (Dialect::Anthropic, Some(Place::TopLevel)) if is_error => fix_anthropic(text),
                 _ => None,
             };
@@ -73,6 +78,34 @@ fn edits(
             Some((start + range.start..start + range.end, text))
         })
         .collect()
+}
+
+/// The event in place of an error in a form that clients pass over: an event named `error` without
+/// an error object, llama.cpp's older field, or what has no name where clients go by names. None: the
+/// frame is no error, or in a form that they read.
+fn rebuilt(frame: &[u8], dialect: Dialect, names: &[(String, String)]) -> Option<Vec<u8>> {
+    let is_field = sse::lines(frame).any(|line| sse::field(line).0 == b"error");
+    let name = sse::event_name(frame);
+    let is_named = name == b"error";
+    // One that breaks off, or says that it is something else, is left alone.
+    if dialect == Dialect::Management
+        || !is_named && !name.is_empty()
+        || sse::frames(frame).next().is_none()
+    {
+        return None;
+    }
+    let object = sse::place_in(frame, &mut Finder::object(&["error"]));
+    let is_readable = match dialect {
+        Dialect::OpenAi | Dialect::Management => object.is_some() || !is_named,
+        Dialect::Anthropic | Dialect::Responses => object.is_some() == is_named,
+    };
+    if is_readable && !is_field {
+        return None;
+    }
+    let data = named(frame).or_else(|| sse::data(frame).filter(|_| object.is_some()))?;
+    let event = Vec::from(dialect.error_event(&in_event(&said(&data), dialect, names)));
+    // It is in a form that is read now, and mended as any other.
+    Some(fix_error_frames(&event, dialect, names).unwrap_or(event))
 }
 
 /// The error object with a type of Anthropic's and a message that can be read. Nothing but these

@@ -14,6 +14,10 @@ pub(super) const OVERFLOW_CODE: &str = "context_length_exceeded";
 /// The status of an error in a stream that says none.
 pub(super) const UNSAID: u16 = 500;
 
+/// The message of an error in a stream that has none.
+pub(super) const WITHOUT_WORDS: &str =
+    "The engine reported an error without words; send the request again.";
+
 /// The most characters of a text that is not JSON, or of an over-long message in a stream.
 pub(super) const SHOWN: usize = 500;
 
@@ -118,11 +122,14 @@ pub(crate) fn named(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
 /// `error.type` and `error.message` in Anthropic's dialect for an error that a stream of chat
 /// chunks ends with.
 pub(crate) fn in_stream(data: &[u8]) -> (&'static str, String) {
-    let words = || Value::from(shown(&String::from_utf8_lossy(data)));
-    let value = serde_json::from_slice::<Value>(data).unwrap_or_else(|_| words());
-    let (kind, message) = Report::read(None, &value).in_anthropics_words(UNSAID);
-    let unsaid = "The engine reported an error without words; send the request again.";
-    (kind, if message.is_empty() { unsaid.to_owned() } else { message })
+    let (kind, message) = Report::read(None, &said(data)).in_anthropics_words(UNSAID);
+    (kind, if message.is_empty() { WITHOUT_WORDS.to_owned() } else { message })
+}
+
+/// The data of an error: JSON, or a text.
+pub(super) fn said(data: &[u8]) -> Value {
+    let text = || Value::from(shown(&String::from_utf8_lossy(data)));
+    serde_json::from_slice(data).unwrap_or_else(|_| text())
 }
 
 /// The status for a client where the engine's does not fit: for an error with the status of a good

@@ -18,7 +18,9 @@ use crate::{
 
 use super::names::{redact, redact_in_json};
 use super::overflow::Overflow;
-use super::report::{ANTHROPIC_TYPES, OVERFLOW_CODE, Report, UNSAID, openai_code, openai_type};
+use super::report::{
+    ANTHROPIC_TYPES, OVERFLOW_CODE, Report, UNSAID, WITHOUT_WORDS, openai_code, openai_type,
+};
 
 /// The client's body for an engine's response of `status` (400 or more); None: it passes unchanged.
 /// `names` are the engine's own names and paths, each with the public one. The caller limits `body`
@@ -34,7 +36,7 @@ pub fn reshape(
         return None;
     }
     let value = serde_json::from_slice::<Value>(body).ok();
-    if dialect == Dialect::OpenAi
+    if dialect.is_openais()
         && let Some(value) = &value
         && value["error"].is_object()
         && value["type"] != "error"
@@ -45,20 +47,38 @@ pub fn reshape(
         return redact_in_json(fixed.as_deref().unwrap_or(body), names).or(fixed);
     }
     let report = Report::of_body(status, body, value.as_ref());
-    let hidden = |message: String| redact(&message, names).unwrap_or(message);
-    let document = if dialect == Dialect::Anthropic {
+    if dialect == Dialect::Anthropic
+        && let Some(value) = value.as_ref().filter(|value| is_anthropic(value))
+    {
         let (kind, message) = report.in_anthropics_words(status);
-        let says = |error: &Value| error["type"] == kind && error["message"] == *message;
-        if let Some(value) = value.as_ref().filter(|value| is_anthropic(value))
-            && (report.overflow.is_none() || says(&value["error"]))
-        {
+        let error = &value["error"];
+        let says = error["type"] == kind && error["message"] == *message;
+        if report.overflow.is_none() || says {
             return redact_in_json(body, names);
         }
-        json!({
-            "type": "error",
-            "error": {"type": kind, "message": hidden(message)},
-            "request_id": request_id,
-        })
+    }
+    let mut document = document(report, status, dialect, names);
+    if dialect == Dialect::Anthropic {
+        document["request_id"] = request_id.into();
+    }
+    Some(document.to_string().into_bytes())
+}
+
+/// What an event says of an error, in the client's shape.
+pub(super) fn in_event(value: &Value, dialect: Dialect, names: &[(String, String)]) -> Vec<u8> {
+    let mut report = Report::read(None, value);
+    let status = report.status.unwrap_or(UNSAID);
+    report.message.get_or_insert_with(|| WITHOUT_WORDS.to_owned());
+    document(report, status, dialect, names).to_string().into_bytes()
+}
+
+/// An error in a dialect's shape. `status`: the response's, or what the engine says beside one that is
+/// good.
+fn document(report: Report, status: u16, dialect: Dialect, names: &[(String, String)]) -> Value {
+    let hidden = |message: String| redact(&message, names).unwrap_or(message);
+    if dialect == Dialect::Anthropic {
+        let (kind, message) = report.in_anthropics_words(status);
+        json!({"type": "error", "error": {"type": kind, "message": hidden(message)}})
     } else {
         let message = report.message.unwrap_or_default();
         let (kind, message, code) = if let Some(overflow) = report.overflow {
@@ -71,8 +91,7 @@ pub fn reshape(
             .param
             .or_else(|| report.overflow.and_then(|_| Overflow::param(&message)).map(str::to_owned));
         json!({"error": {"message": hidden(message), "type": kind, "param": param, "code": code}})
-    };
-    Some(document.to_string().into_bytes())
+    }
 }
 
 /// Where an error object in OpenAI's dialect stands.
