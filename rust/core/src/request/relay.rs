@@ -138,7 +138,7 @@ where
         timeline: &mut Timeline,
     ) -> Poll<Option<Result<Bytes, Failure>>> {
         if let Some(failure) = self.failure.take() {
-            return Poll::Ready(Some(Err(failure)));
+            return Poll::Ready(Some(self.break_off(failure)));
         }
         if self.burst > BURST {
             self.burst = 0;
@@ -159,19 +159,19 @@ where
                     self.exchange.abort();
                     return Poll::Ready(Some(self.transform_piece(Bytes::new(), true, timeline)));
                 }
-                Poll::Ready(Err(failure)) => {
-                    let waiting = self.transform.release();
-                    if waiting.is_empty() {
-                        return Poll::Ready(Some(Err(failure)));
-                    }
-                    self.failure = Some(failure);
-                    return Poll::Ready(Some(Ok(waiting)));
-                }
+                Poll::Ready(Err(failure)) => return Poll::Ready(Some(self.break_off(failure))),
             };
             // The end of a connection can be a death. A JSON body shows that by itself; an event
             // stream is whole only if its last frame said so.
             if done && self.exchange.was_close_delimited() && !self.transform.may_end_here() {
-                return Poll::Ready(Some(Err(TransformError::Incomplete.into())));
+                // The frames with which it came have to come first.
+                let piece = self.transform_piece(data, false, timeline)?;
+                let failure = TransformError::Incomplete.into();
+                if piece.is_empty() {
+                    return Poll::Ready(Some(self.break_off(failure)));
+                }
+                self.failure = Some(failure);
+                return Poll::Ready(Some(Ok(piece)));
             }
             let piece = self.transform_piece(data, done, timeline)?;
             if self.transform.ended_frame() {
@@ -187,6 +187,16 @@ where
             }
         }
         Poll::Ready(None)
+    }
+
+    /// What follows from a failure: first what has come whole and waits for more, then the failure.
+    fn break_off(&mut self, failure: Failure) -> Result<Bytes, Failure> {
+        let waiting = self.transform.release();
+        if waiting.is_empty() {
+            return Err(failure);
+        }
+        self.failure = Some(failure);
+        Ok(waiting)
     }
 
     /// The engine's next bytes, decompressed. A piece may be empty, where it encodes nothing yet.

@@ -44,14 +44,15 @@ pub struct Edit {
 }
 
 /// The edit after which a `stream_options` value asks for usage, and for no more of it than that;
-/// None when it asks already. The value is one whole JSON value, as
+/// None when it asks already, or is of a type that the engine refuses. The value is one whole JSON value, as
 /// [`crate::codec::json::Scanner`] has accepted it. Of equal keys the last counts, as in Python.
 ///
 /// `continuous_usage_stats` means nothing where the client did not ask for usage, and is turned
 /// off: else vLLM would count in every frame.
 pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
     let Some((b'{', inside)) = stream_options.split_first() else {
-        return Some(edit(0..stream_options.len(), br#"{"include_usage":true}"#));
+        let asking = edit(0..stream_options.len(), br#"{"include_usage":true}"#);
+        return (stream_options == b"null").then_some(asking);
     };
     let asking = match find_last(stream_options, &["include_usage"]) {
         Some(range) if &stream_options[range.clone()] == b"true" => return None,
@@ -216,8 +217,10 @@ impl StreamUsage {
 
     fn hide_in(&mut self, frame: &[u8], passed: &mut Vec<u8>) {
         let Some(data) = sse::data(frame) else {
-            // A comment may go ahead of the frame that waits.
-            return passed.extend_from_slice(frame);
+            // A comment stays behind the frame that waits, and waits with it.
+            let waits = !self.last_choice.is_empty();
+            let order = if waits { &mut self.last_choice } else { passed };
+            return order.extend_from_slice(frame);
         };
         let chunk = if USAGE.find(frame).is_some() { Chunk::of(&data) } else { None };
         if let Some(chunk) = &chunk {
