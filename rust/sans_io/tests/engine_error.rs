@@ -130,6 +130,31 @@ fn a_flat_error_keeps_its_parameter_and_its_word() {
 }
 
 #[test]
+fn a_model_that_the_engine_lacks_has_the_code_that_clients_look_for() {
+    for body in [
+        r#"{"error":{"message":"The model `m` does not exist.","type":"NotFoundError","param":"model","code":404}}"#,
+        r#"{"object":"error","message":"The model 'm' does not exist.","type":"NotFoundError","code":404}"#,
+        r#"{"error":{"code":404,"message":"model 'm' not found","type":"not_found_error"}}"#,
+        r#"{"detail":"Model m not found"}"#,
+        r#"{"error":"model not found"}"#,
+    ] {
+        assert_eq!(
+            reshaped(404, body, Dialect::OpenAi)["error"]["code"],
+            "model_not_found",
+            "{body}"
+        );
+    }
+    for (status, body, code) in [
+        (404, r#"{"error":{"message":"Not Found","code":404}}"#, "404"),
+        (404, r#"{"detail":"Not Found"}"#, "not_found"),
+        (400, r#"{"error":{"message":"The model does not exist.","code":400}}"#, "400"),
+        (404, r#"{"error":{"message":"The model does not exist.","code":"own"}}"#, "own"),
+    ] {
+        assert_eq!(reshaped(status, body, Dialect::OpenAi)["error"]["code"], code, "{body}");
+    }
+}
+
+#[test]
 fn each_dialect_is_told_the_others_error_in_its_own_shape() {
     let vllm = r#"{"type":"error","error":{"type":"Service Unavailable","message":"Busy."}}"#;
     assert_eq!(

@@ -114,6 +114,7 @@ const SENTENCES: &[(&str, &str, Said)] = &[
         Unnumbered,
     ),
     ("llama.cpp, in mid-answer", "Context size has been exceeded.", Unnumbered),
+    ("llama.cpp until 2024, in mid-answer", "context shift is disabled", Unnumbered),
     ("llama.cpp", "input is larger than the max context size. skipping", Unnumbered),
     (
         "llama.cpp, embeddings",

@@ -326,7 +326,8 @@ fn not_found(path: &str, headers: &HeaderMap) -> Result<Found, NotFound> {
         .map(|endpoint| endpoint.path)
         .collect();
     let advice = base_url::advice(path, &known);
-    if advice.is_none() && !is_inference(path) {
+    // No client of the management API says that it is one of Anthropic's.
+    if advice.is_none() && !is_inference(path) && !is_anthropic(headers) {
         return Ok(Found { endpoint: &MANAGEMENT, corrected: None });
     }
     let names_anthropic =
@@ -583,7 +584,9 @@ mod tests {
 
     #[test]
     fn clients_of_anthropics_api_find_models_in_their_own_dialect_and_all_else_as_everybody() {
-        for path in ["/v1/models", "/v1/models/a", "/models", "/v1/v1/models/a", "/v1/nothing"] {
+        for path in
+            ["/v1/models", "/v1/models/a", "/models", "/v1/v1/models/a", "/v1/nothing", "/nothing"]
+        {
             for method in [Method::POST, Method::GET] {
                 assert_eq!(dialect(&method, path, &anthropic()), Dialect::Anthropic, "{path}");
             }

@@ -15,7 +15,7 @@ const READ: usize = 4096;
 const ROOM_FOR_AN_ANSWER: u64 = 4000;
 
 /// Words, in lower case, each of which tells the error by itself.
-const MARKERS: [&str; 42] = [
+const MARKERS: [&str; 43] = [
     "maximum context length",
     "max context length",
     "maximum context limit",
@@ -30,6 +30,7 @@ const MARKERS: [&str; 42] = [
     "exceed_context_size",
     "larger than the max context size",
     "context size has been exceeded",
+    "context shift is disabled",
     "increase the physical batch size",
     "exceeds the maximum allowed length",
     "maximum allowed input length",

@@ -11,6 +11,9 @@ use crate::codec::sse;
 /// `error.code` of a request with more tokens than its model takes.
 pub(super) const OVERFLOW_CODE: &str = "context_length_exceeded";
 
+/// `error.code` of a model that the engine does not have, which clients look for.
+const MODEL_NOT_FOUND: &str = "model_not_found";
+
 /// The status of an error in a stream that says none.
 pub(super) const UNSAID: u16 = 500;
 
@@ -75,10 +78,15 @@ impl Report {
         let overflow = may_overflow
             .then(|| Overflow::read(error, message.as_deref().unwrap_or_default()))
             .flatten();
+        let code = text(&error["code"]).or_else(|| number(&error["code"]));
+        let is_own = code.as_deref().is_some_and(|code| code.parse::<u16>().is_err());
+        let names_model = status == Some(404)
+            && !is_own
+            && message.as_deref().is_some_and(|message| lacks_model(message));
         Self {
             message,
             param: text(&error["param"]),
-            code: text(&error["code"]).or_else(|| number(&error["code"])),
+            code: if names_model { Some(MODEL_NOT_FOUND.to_owned()) } else { code },
             status,
             // Engines write it for want of a better one.
             kind: known.filter(|&known| known != "api_error"),
@@ -270,6 +278,13 @@ pub(super) fn openai_code(status: u16) -> &'static str {
         500.. => "engine_error",
         _ => "invalid_request",
     }
+}
+
+/// Whether an engine's words say that it has no such model: vLLM's and SGLang's `The model ... does
+/// not exist`, llama.cpp's `model ... not found`.
+fn lacks_model(message: &str) -> bool {
+    let said = message.to_ascii_lowercase();
+    said.contains("model") && (said.contains("not exist") || said.contains("not found"))
 }
 
 /// A string with something in it.
