@@ -117,17 +117,19 @@ fn comments_pass_until_the_engine_begins_and_its_stream_follows() {
 #[test]
 fn another_instance_is_tried_behind_the_head() {
     // vLLM and llama.cpp send their head before they have read the prompt, others behind it.
-    for said_before_death in ["", STREAM_HEAD] {
+    // A router's own comments are no frame either.
+    let comment = format!("{STREAM_HEAD}{}", String::from_utf8(chunk(b": ping\n\n")).unwrap());
+    for said_before_death in ["", STREAM_HEAD, &comment] {
         // The first request of all kills its engine, whichever that is.
         let deaths = Arc::new(AtomicUsize::new(0));
         let engines = [(); 2].map(|()| {
-            let deaths = Arc::clone(&deaths);
+            let (deaths, said) = (Arc::clone(&deaths), said_before_death.to_owned());
             Engine::start(true, move |_, mut to| {
                 if read_request(&mut to).is_none() {
                     return;
                 }
                 if deaths.fetch_add(1, Ordering::SeqCst) == 0 {
-                    to.write_all(said_before_death.as_bytes()).unwrap();
+                    to.write_all(said.as_bytes()).unwrap();
                     thread::sleep(Duration::from_millis(300));
                     return;
                 }
@@ -139,6 +141,37 @@ fn another_instance_is_tried_behind_the_head() {
         assert_eq!(rest(&mut client), format!("data: 1\n\n{DONE}"), "{said_before_death}");
         plane.until_page("gpustack_fast_retries_total 1");
     }
+}
+
+#[test]
+fn an_engines_own_comments_come_with_its_first_frame() {
+    let (go, wait) = mpsc::channel();
+    let engine = told(wait, |to| {
+        to.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        to.write_all(&chunk(b": ping\n\n")).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        to.write_all(&chunk(b": ping\n\n: pong\n\ndata: 1\n\n")).unwrap();
+        to.write_all(&chunk(DONE.as_bytes())).unwrap();
+        to.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let plane = chatty().engines(&[&engine]).start();
+    let mut client = begun(&plane, &request(BODY));
+    go.send(()).unwrap();
+    let expected = format!(": ping\n\n: ping\n\n: pong\n\ndata: 1\n\n{DONE}");
+    assert_eq!(rest(&mut client), expected);
+}
+
+#[test]
+fn a_failure_of_the_responses_api_behind_the_head_is_told_in_its_events() {
+    let wake = json!({"wake": {"queue": 8, "timeout": 0.4}});
+    let plane = chatty().model(wake).start();
+    let responses = request(BODY).replacen("/v1/completions", "/v1/responses", 1);
+    let text = rest(&mut begun(&plane, &responses));
+    let (error, failed) = text.split_once("event: response.failed\ndata: ").unwrap();
+    let error = only_event(error);
+    assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("no_running_instance")));
+    let failed: Value = serde_json::from_str(failed.trim_end()).unwrap();
+    assert_eq!(failed["response"]["error"]["code"], "no_running_instance");
 }
 
 #[test]

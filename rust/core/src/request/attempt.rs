@@ -47,7 +47,7 @@ use sans_io::{
         inflate::{self, Caps},
         response_fields::{Sender, UNTRANSLATED},
         splice::Splice,
-        websocket,
+        sse, websocket,
     },
     seam::Timeouts,
     table::{FallbackFor, Instance, Lease, Target},
@@ -56,6 +56,9 @@ use sans_io::{
 /// A larger request, in bytes, is translated on the blocking pool, so that the worker's other
 /// requests do not wait for it.
 const TRANSLATED_INLINE: usize = 256 * 1024;
+
+/// Comments of an engine's that wait for its first frame, in bytes, beyond which they are its first.
+const COMMENTS_HELD: usize = 16 * 1024;
 
 /// A successful attempt.
 pub(crate) enum Outcome<B> {
@@ -526,8 +529,9 @@ where
     plan.transform(head, is_event_stream, &requester)
 }
 
-/// Waits for the first byte for the client, which may be a comment of ours. Fails as
-/// [`Relay::poll_piece`] does.
+/// Waits for the first byte for the client, which may be a comment of ours. Comments of the engine's
+/// before its first frame wait for that where the client gets ours meanwhile, so that they commit
+/// nothing. Fails as [`Relay::poll_piece`] does.
 pub(crate) async fn commit<B, W>(
     context: &mut RequestContext<W>,
     committed: &mut StartedResponse<B>,
@@ -537,12 +541,32 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
+    let holds_comments = committed.is_event_stream && may_go_early(context);
     let (timeline, relay) = (&mut context.accounting.timeline, &mut committed.relay);
-    let first = poll_fn(|polled| relay.poll_piece(polled, timeline)).await.transpose();
+    let mut comments = BytesMut::new();
+    let first = loop {
+        match poll_fn(|polled| relay.poll_piece(polled, timeline)).await.transpose() {
+            Ok(Some(piece))
+                if holds_comments && comments.len() < COMMENTS_HELD && is_comment(&piece) =>
+            {
+                comments.extend_from_slice(&piece);
+            }
+            Ok(piece) if !comments.is_empty() => {
+                comments.extend_from_slice(&piece.unwrap_or_default());
+                break Ok(Some(comments.freeze()));
+            }
+            first => break first,
+        }
+    };
     timeline.committed();
     committed.first = first?;
     // A stream may last for hours, and its request may be large.
     relay.release_upload();
     debug!(status = committed.head.status.as_u16(), "committed");
     Ok(())
+}
+
+/// Whether a piece of a stream is comments alone.
+fn is_comment(piece: &[u8]) -> bool {
+    sse::lines(piece).all(|line| line.is_empty() || line.starts_with(b":"))
 }
