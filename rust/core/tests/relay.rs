@@ -1116,3 +1116,33 @@ fn a_translated_response_has_the_form_that_the_client_asked_for() {
     assert_eq!((status, &*kind), (502, "application/json"), "cut off: {text}");
     plane.assert_idle();
 }
+
+#[test]
+fn an_error_in_place_of_a_ranking_keeps_its_words_and_its_status() {
+    const SAID: [(&str, u16, &str); 4] = [
+        (r#"{"error":{"message":"boom","code":400}}"#, 400, "boom"),
+        (r#"{"object":"error","message":"slow","code":429}"#, 429, "slow"),
+        (
+            r#"{"results":[{"index":0,"score":NaN},{"index":1,"score":0.5}]}"#,
+            200,
+            r#"[{"index":1,"#,
+        ),
+        (r#"{"results":"none"}"#, 502, "not a list of ranked documents"),
+    ];
+    let engine = Engine::start(true, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let body = SAID[request.number("\"query\":\"")].0;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+            write!(stream, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    for (number, (said, status, words)) in SAID.into_iter().enumerate() {
+        let body = format!(r#"{{"model":"m","query":"{number}","documents":["a","b"]}}"#);
+        let mut client = plane.connect();
+        client.write(request(&body).replace("/v1/completions", "/v1/rerank").as_bytes());
+        let response = client.response();
+        assert_eq!(response.status, status, "{said}");
+        assert!(response.text().contains(words), "{said}: {}", response.text());
+    }
+}

@@ -136,7 +136,14 @@ impl Rewriting {
 
     /// A ranking in Jina's shape.
     pub fn ranking(prepared: rerank::Prepared, answer: &[u8]) -> Self {
-        Self::of(Document::Rerank { prepared: Box::new(prepared), model: "public".into() }, answer)
+        Self::of(
+            Document::Rerank {
+                prepared: Box::new(prepared),
+                model: "public".into(),
+                shape: error_shape(),
+            },
+            answer,
+        )
     }
 
     fn of(document: Document, answer: &[u8]) -> Self {

@@ -186,6 +186,8 @@ fn a_response_that_ranks_nothing_is_refused() {
         r#"{"output":{"text":"x"}}"#,
         r#"{"output":"x","results":null,"data":null}"#,
         r#"{"data":{"index":0,"score":1}}"#,
+        "[0.1,0.9]",
+        r#"{"scores":[0.1,"x",0.9]}"#,
         r#"{"object":"list","data":[{"embedding":[0.5]}]}"#,
     ] {
         assert!(
@@ -193,6 +195,19 @@ fn a_response_that_ranks_nothing_is_refused() {
             "{body}"
         );
     }
+}
+
+#[test]
+fn the_most_documents_of_an_answer_may_have_voyages_name_or_a_point() {
+    let wanted = |members: &str| {
+        let body = REQUEST.replace("\"query\"", &format!("{members},\"query\""));
+        request(body.as_bytes(), Engine::Jina, "served").map(|prepared| prepared.top_n)
+    };
+    assert_eq!(wanted(r#""top_n":2.0"#).unwrap(), Some(2));
+    assert_eq!(wanted(r#""top_k":1"#).unwrap(), Some(1));
+    assert_eq!(wanted(r#""top_k":1,"top_n":2"#).unwrap(), Some(2));
+    assert_eq!(wanted(r#""top_k":"all""#).unwrap(), None);
+    assert!(wanted(r#""top_n":1.5"#).is_err());
 }
 
 #[test]
@@ -215,6 +230,15 @@ fn every_shape_of_a_ranking_is_read() {
         ] {
             assert_eq!(ranking(&prepared, &shape.to_string())["results"], expected, "{shape}");
         }
+    }
+    for in_order in [
+        json!({"scores": [0.1, 0.9, 0.01]}),
+        json!([0.1, 0.9, 0.01]),
+        json!(["0.1", "0.9", "0.01"]),
+        json!({"output": {"scores": ["0.1", 0.9, null]}}),
+        json!({"data": [0.1, 0.9, 0.01]}),
+    ] {
+        assert_eq!(ranking(&prepared, &in_order.to_string())["results"], expected, "{in_order}");
     }
     let both = json!({"results": [{"index": 1, "score": 1, "relevance_score": 0.9}, {"index": 0, "score": 2, "relevance_score": 0.1}]});
     assert_eq!(ranking(&prepared, &both.to_string())["results"], expected);
@@ -316,7 +340,9 @@ fn a_ranking_is_of_the_documents_that_were_sent_each_with_a_score() {
     for score in ["1", "-0.5", "1e-400", "1E+3", "null"] {
         assert!(ranks("null", &of(&rank("0", score))), "{score}");
     }
-    for score in [r#""x""#, r#""1""#, "true", "[]", "{}", "1e999", "-1e400"] {
+    assert!(ranks("null", &of(&rank("0", r#""1.5""#))), "a number in quotes");
+    for score in [r#""x""#, r#""""#, r#""1e999""#, r#""+1""#, "true", "[]", "{}", "1e999", "-1e400"]
+    {
         assert!(!ranks("null", &of(&rank("0", score))), "{score}");
     }
     for index in ["1", "3", "-1", "0.0", r#""0""#, "null", "18446744073709551616"] {

@@ -286,14 +286,14 @@ where
     let body = upload.gather();
     let translation = if body.len() <= TRANSLATED_INLINE {
         hold_translation(upload, cost::of_request(operation, &body)).await?;
-        plan::translate(inference, &dispatch.route, target, &body)?
+        plan::translate(inference, target, &body)?
     } else {
         let counted = body.clone();
         let reckon = move || cost::of_request(operation, &counted);
         let cost = off_worker(context, upload, length, reckon).await?;
         hold_translation(upload, cost).await?;
-        let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
-        let translating = move || plan::translate(inference, &route, &target, &body);
+        let target = Arc::clone(target);
+        let translating = move || plan::translate(inference, &target, &body);
         off_worker(context, upload, cost, translating).await??
     };
     upload.settle(translation.held());

@@ -9,6 +9,7 @@ pub mod endpoints;
 pub mod engine_error;
 pub mod error;
 pub mod messages;
+mod numbers;
 pub mod plan;
 pub mod repair;
 pub mod rerank;

@@ -65,7 +65,7 @@ enum Translated {
     /// A count of tokens, from a chat completion's usage.
     TokenCount,
     /// Jina's shape, from any engine's.
-    Rerank(Document),
+    Rerank { prepared: Box<rerank::Prepared> },
     /// A chat completion as it is, but for ids of tool calls that are in the request already; None:
     /// they stay, too.
     Repaired { history: Option<HistoryIds> },
@@ -75,7 +75,6 @@ enum Translated {
 /// cannot be.
 pub fn translate(
     inference: Inference,
-    route: &Route,
     target: &Target,
     body: &[u8],
 ) -> Result<Translation, ApiError> {
@@ -96,10 +95,7 @@ pub fn translate(
                 path: Some(prepared.path),
                 messages: None,
                 body: prepared.body.take().map(Bytes::from),
-                response: Translated::Rerank(Document::Rerank {
-                    prepared: Box::new(prepared),
-                    model: Arc::clone(&route.name),
-                }),
+                response: Translated::Rerank { prepared: Box::new(prepared) },
                 untranslated: 0,
             }
         }
@@ -140,7 +136,7 @@ impl Translation {
         let response = match &self.response {
             Translated::Message { history } => history.held(),
             Translated::TokenCount => 0,
-            Translated::Rerank(document) => document.held(),
+            Translated::Rerank { prepared } => prepared.texts.held(),
             Translated::Repaired { history } => history.as_ref().map_or(0, HistoryIds::held),
         };
         let messages = self.messages.as_ref().map_or(0, |messages| messages.text.len());
@@ -271,12 +267,16 @@ impl Plan {
         }
         let translated = self.translation.take().map(|translation| translation.response);
         let ids = match translated {
-            Some(Translated::Rerank(_) | Translated::Message { .. } | Translated::TokenCount)
-                if head.status.is_redirection() =>
-            {
+            Some(
+                Translated::Rerank { .. } | Translated::Message { .. } | Translated::TokenCount,
+            ) if head.status.is_redirection() => {
                 return Transform::document(Document::Redirect { status: head.status.as_u16() });
             }
-            Some(Translated::Rerank(document)) => return Transform::document(document),
+            Some(Translated::Rerank { prepared }) => {
+                let model = Arc::clone(&requester.route.name);
+                let shape = requester.error_shape(&self.target);
+                return Transform::document(Document::Rerank { prepared, model, shape });
+            }
             Some(Translated::Repaired { history }) => {
                 history.map(|history| Box::new(UniqueIds::new(requester.request_id, history)))
             }

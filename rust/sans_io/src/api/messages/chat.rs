@@ -6,8 +6,7 @@ use serde_json::value::RawValue;
 
 use super::arguments::decoded_twice;
 use super::json::{Raw, decoded, inside, list, object, word};
-use super::numbers::whole;
-use crate::api::cost::CALLS_MAX;
+use crate::api::{cost::CALLS_MAX, numbers::whole};
 
 /// The tokens of a request as a chat completion counts them: those of the prompt include the cached
 /// ones.

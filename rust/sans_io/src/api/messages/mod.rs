@@ -67,7 +67,6 @@ mod events;
 mod finite;
 mod history;
 mod json;
-mod numbers;
 mod origin;
 mod request;
 mod response;

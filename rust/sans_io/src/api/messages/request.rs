@@ -9,8 +9,8 @@ use super::engine::Engine;
 use super::error::TranslateError;
 use super::history::HistoryIds;
 use super::json::{Raw, document, inside, list, object, word};
-use super::numbers::whole;
 use super::tools::{Tool, ToolChoice, Tools, tool_choice, tools};
+use crate::api::numbers::whole;
 
 /// A translated request.
 #[derive(Clone, Debug, PartialEq, Eq)]

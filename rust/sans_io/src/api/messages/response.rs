@@ -11,9 +11,8 @@ use super::chat::{CallPart, Completion, Spoken, Usage, Words, stop_reason};
 use super::error::TranslateError;
 use super::events::SIGNATURE;
 use super::json::{Raw, Text, document, inside, object, raw, word};
-use super::numbers::whole;
 use super::origin::Origin;
-use crate::api::cost::CALLS_MAX;
+use crate::api::{cost::CALLS_MAX, numbers::whole};
 
 /// Values of `finish_reason` with which an engine gives up: the response is incomplete.
 const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::client_tools::{ClientTool, client_tool};
 use super::error::TranslateError;
 use super::json::{Raw, Text, inside, list, object, word};
-use super::numbers::whole;
+use crate::api::numbers::whole;
 
 const NO_SERVER_TOOLS: &str = "`tool_choice` asks for a tool that Anthropic's servers run, which \
      this model's engine does not have; ask for one with an `input_schema`, or for none.";

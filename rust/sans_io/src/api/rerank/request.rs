@@ -6,7 +6,10 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::codec::splice::{edited, place_in};
+use crate::{
+    api::numbers::whole,
+    codec::splice::{edited, place_in},
+};
 
 use super::prepared::{Engine, Prepared, RerankError, Texts};
 
@@ -68,6 +71,9 @@ struct Request<'a> {
     documents: Option<&'a RawValue>,
     #[serde(borrow)]
     top_n: Option<&'a RawValue>,
+    /// Voyage's word for it, which some engines heed.
+    #[serde(borrow)]
+    top_k: Option<&'a RawValue>,
     #[serde(borrow)]
     return_documents: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -127,9 +133,14 @@ impl<'a> Request<'a> {
 
     fn top_n(&self) -> Result<Option<usize>, RerankError> {
         let wrong = RerankError::Request("`top_n` must be a whole number that is not negative.");
-        let Some(top_n) = self.top_n else { return Ok(None) };
+        let Some(top_n) = self.top_n else {
+            // An engine that does not know it may take any value.
+            let top_k = self.top_k.and_then(whole).and_then(|top_k| usize::try_from(top_k).ok());
+            return Ok(top_k.filter(|&top_k| top_k > 0));
+        };
         // vLLM's default, 0, means all.
-        top_n.get().parse().map(|top_n| Some(top_n).filter(|&top_n| top_n > 0)).map_err(|_| wrong)
+        let top_n = whole(top_n).and_then(|top_n| usize::try_from(top_n).ok()).ok_or(wrong)?;
+        Ok(Some(top_n).filter(|&top_n| top_n > 0))
     }
 }
 

@@ -26,7 +26,7 @@ pub fn response(
         let usage = response.usage();
         (response.ranking().ok_or(WRONG)?, usage)
     };
-    number(&mut results).ok_or(WRONG)?;
+    number(&mut results, prepared.count).ok_or(WRONG)?;
     check(&results, prepared)?;
     let mut order: Vec<(f64, u32)> =
         results.iter().zip(0..).map(|(ranked, at)| (ranked.score(), at)).collect();
@@ -90,6 +90,8 @@ struct Response<'a> {
     #[serde(borrow)]
     rankings: Option<Vec<Ranked<'a>>>,
     #[serde(borrow)]
+    scores: Option<Vec<Ranked<'a>>>,
+    #[serde(borrow)]
     output: Option<&'a RawValue>,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
@@ -124,23 +126,25 @@ impl<'a> Response<'a> {
 
     /// The list without what `output` may have.
     fn own_ranking(self) -> Option<Vec<Ranked<'a>>> {
-        self.results.or(self.data).or(self.rankings)
+        self.results.or(self.data).or(self.rankings).or(self.scores)
     }
 }
 
-/// Gives a ranking without any index the order of its documents; None: some have one.
-fn number(ranking: &mut [Ranked<'_>]) -> Option<()> {
-    if ranking.iter().all(|ranked| ranked.index.is_none()) {
+/// Gives a ranking of all documents without any index their order; None: some have one, or they are
+/// another number of them.
+fn number(ranking: &mut [Ranked<'_>], documents: usize) -> Option<()> {
+    if ranking.len() == documents && ranking.iter().all(|ranked| ranked.index.is_none()) {
         ranking.iter_mut().enumerate().for_each(|(at, ranked)| ranked.index = Some(at));
     }
     ranking.iter().all(|ranked| ranked.index.is_some()).then_some(())
 }
 
 #[derive(Deserialize)]
-#[serde(try_from = "RankedObject<'a>", bound(deserialize = "'de: 'a"))]
+#[serde(try_from = "&'a RawValue", bound(deserialize = "'de: 'a"))]
 struct Ranked<'a> {
     index: Option<usize>,
-    score: &'a RawValue,
+    /// As it was written, without quotes around it.
+    score: &'a str,
     /// vLLM and providers send it.
     document: Option<&'a RawValue>,
 }
@@ -172,14 +176,27 @@ impl<'a> From<&'a RawValue> for Present<'a> {
     }
 }
 
-impl<'a> TryFrom<RankedObject<'a>> for Ranked<'a> {
+impl<'a> TryFrom<&'a RawValue> for Ranked<'a> {
     type Error = RerankError;
 
-    fn try_from(ranked: RankedObject<'a>) -> Result<Self, RerankError> {
+    /// Reads an object, or a score alone.
+    fn try_from(raw: &'a RawValue) -> Result<Self, RerankError> {
+        if !raw.get().starts_with('{') {
+            return Ok(Self { index: None, score: unquoted(raw), document: None });
+        }
+        let ranked: RankedObject<'_> = serde_json::from_str(raw.get()).map_err(|_| NO_SCORE)?;
         let scores = [ranked.relevance_score, ranked.score, ranked.bedrock_score, ranked.logit];
         let score = scores.into_iter().find_map(|Present(score)| score).ok_or(NO_SCORE)?;
-        Ok(Self { index: ranked.index, score, document: ranked.document })
+        Ok(Self { index: ranked.index, score: unquoted(score), document: ranked.document })
     }
+}
+
+/// A number, which some servers write as a string.
+fn unquoted(score: &RawValue) -> &str {
+    let written = score.get();
+    let inside = written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    // Only what is a number in JSON, too, may stand in the place of one.
+    inside.filter(|inside| serde_json::from_str::<f64>(inside).is_ok()).unwrap_or(written)
 }
 
 const NO_SCORE: RerankError = RerankError::Response("A ranked document has no score.");
@@ -192,13 +209,12 @@ impl<'a> Ranked<'a> {
 
     /// Whether its score is a number, or null, which engines write for NaN.
     fn has_score(&self) -> bool {
-        let written = self.score.get();
-        written == "null" || written.parse().is_ok_and(f64::is_finite)
+        self.score == "null" || self.score.parse().is_ok_and(f64::is_finite)
     }
 
     /// The score to sort by. One that is no number (null stands for NaN) ranks last.
     fn score(&self) -> f64 {
-        self.score.get().parse().unwrap_or(f64::NEG_INFINITY)
+        self.score.parse().unwrap_or(f64::NEG_INFINITY)
     }
 
     /// The document's text, or else the document as the engine has it; None: it is not wanted, or
@@ -215,7 +231,7 @@ impl<'a> Ranked<'a> {
     fn length(&self, prepared: &Prepared) -> usize {
         let (text, document) = self.document(prepared);
         let document = text.or(document).map_or(0, str::len);
-        RESULT_MEMBERS + document + self.score.get().len()
+        RESULT_MEMBERS + document + self.score.len()
     }
 
     /// Writes the result as Jina does.
@@ -229,7 +245,7 @@ impl<'a> Ranked<'a> {
             (None, Some(document)) => write!(out, "\"document\":{document},"),
             (None, None) => Ok(()),
         };
-        let _ = write!(out, "\"relevance_score\":{}}}", self.score.get());
+        let _ = write!(out, "\"relevance_score\":{}}}", self.score);
     }
 }
 

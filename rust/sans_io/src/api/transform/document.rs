@@ -50,7 +50,7 @@ pub(crate) enum Document {
     /// Nothing: the engine says that it is elsewhere.
     Redirect { status: u16 },
     /// Jina's shape, from any engine's.
-    Rerank { prepared: Box<rerank::Prepared>, model: Arc<str> },
+    Rerank { prepared: Box<rerank::Prepared>, model: Arc<str>, shape: ErrorShape },
     /// The chat completion itself, with unique ids of tool calls and the public name, a JSON string.
     Repaired { ids: Box<UniqueIds>, name_json: Bytes },
 }
@@ -194,7 +194,9 @@ impl DocumentBuffer {
                 self.status = engine_error::true_status(*status, text);
                 shape.reshape(self.status.unwrap_or(*status), text)
             }
-            Document::Message { shape, .. } | Document::TokenCount { shape } => {
+            Document::Message { shape, .. }
+            | Document::TokenCount { shape }
+            | Document::Rerank { shape, .. } => {
                 if let Some(error) = self.error(text, &shape.clone()) {
                     return Ok(error);
                 }
@@ -218,17 +220,13 @@ impl DocumentBuffer {
                      Correct the scheme, the host and the path of this target's `urls`."
                 )));
             }
-            Document::Rerank { prepared, model } => Some(
-                rerank::response(text, prepared, model)
-                    .map_err(|error| TransformError::Unusable(error.to_string()))?,
-            ),
             Document::Repaired { .. } => None,
         };
         self.rewritten = made.is_some();
         Ok(made.map_or(whole, Bytes::from))
     }
 
-    /// The error that stands in place of a chat completion, for its client; None: there is none.
+    /// The error that stands in place of what was asked for, for its client; None: there is none.
     fn error(&mut self, text: &[u8], shape: &ErrorShape) -> Option<Bytes> {
         let status = engine_error::true_status(200, text).filter(|_| text.len() <= ERROR_HELD)?;
         let body = shape.reshape(status, text).unwrap_or_else(|| text.to_vec());
@@ -242,7 +240,7 @@ impl DocumentBuffer {
         Some(body.into())
     }
 
-    /// What a chat completion becomes.
+    /// What a chat completion or a ranking becomes.
     fn translate(&self, text: &[u8]) -> Result<Vec<u8>, TranslateError> {
         match &self.document {
             Document::Message { origin, events: true, .. } => {
@@ -251,6 +249,8 @@ impl DocumentBuffer {
                 Ok(made)
             }
             Document::Message { origin, events: false, .. } => messages::response(text, origin),
+            Document::Rerank { prepared, model, .. } => rerank::response(text, prepared, model)
+                .map_err(|error| TranslateError { message: error.to_string() }),
             _ => messages::count_response(text),
         }
     }

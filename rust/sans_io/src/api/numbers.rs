@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 /// A whole number that is not negative, however it is written: `50`, `50.0` and `5e1` are the same,
 /// as libraries with one kind of number write them. None for anything else, a fraction too.
-pub(super) fn whole(raw: &RawValue) -> Option<u64> {
+pub(crate) fn whole(raw: &RawValue) -> Option<u64> {
     let text = raw.get();
     if let Ok(number) = text.parse() {
         return Some(number);
@@ -52,11 +52,10 @@ fn shifted((whole, fraction): (&str, &str), exponent: i32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::json::raw;
     use super::*;
 
     fn read(text: &str) -> Option<u64> {
-        whole(raw(text).unwrap_or_else(|| unreachable!("{text} is JSON")))
+        whole(serde_json::from_str(text).unwrap_or_else(|_| unreachable!("{text} is JSON")))
     }
 
     #[test]
