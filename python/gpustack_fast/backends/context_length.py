@@ -1,10 +1,13 @@
 """How long a model's context is, as its engine tells it.
 
 vLLM, SGLang                 /v1/models   data[].max_model_len
-llama.cpp                    /v1/models   data[].meta.n_ctx (since December 2025), .n_ctx_train
+llama.cpp                    /v1/models   data[].meta.n_ctx (since December 2025)
 text-embeddings-inference    /info        max_input_length
 others                       /v1/models   data[].context_length (OpenRouter, Together),
                                           .context_window (Groq), .max_context_length (Mistral)
+
+An older llama.cpp tells there only how long the context was in training, which may be far more than
+it serves: that is not taken for it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 __all__ = ["context_length"]
 
 _OF_A_MODEL = ("max_model_len", "context_length", "context_window", "max_context_length")
-_OF_ITS_META = ("n_ctx", "n_ctx_train")
+_OF_ITS_META = ("n_ctx",)
 _OF_THE_SERVER = ("max_input_length",)
 _LONGEST = 2**53
 """Beyond it, JSON readers round."""

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gpustack_fast.backends.base import Backend, Engine, Model
 from gpustack_fast.backends.external import EXTERNAL, any_other
@@ -54,12 +55,15 @@ def context_path_of(model: Model) -> str | None:
 
 
 def facts_of(model: Model) -> EngineFacts:
-    """The facts of a model's engines; its own `dialects` win."""
+    """The facts of a model's engines; its own `dialects` and `stream_usage` win."""
     engine = ENGINES[model.engine if model.backend == EXTERNAL.name else model.backend]
     facts = engine.facts if engine.facts_for is None else engine.facts_for(model)
     if facts.inference_paths_only and not facts.admin_paths:
         # Nothing is known of it: whatever it is, it may be one of those that are known.
         facts = dataclasses.replace(facts, admin_paths=ENGINES["openai"].facts.admin_paths)
-    if model.dialects is None:
-        return facts
-    return dataclasses.replace(facts, dialects=tuple(model.dialects))
+    own: dict[str, Any] = {}
+    if model.dialects is not None:
+        own["dialects"] = tuple(model.dialects)
+    if model.stream_usage is not None:
+        own["stream_usage"] = model.stream_usage
+    return dataclasses.replace(facts, **own) if own else facts

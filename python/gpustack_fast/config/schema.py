@@ -253,6 +253,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
     dialects: Annotated[list[Dialect], Meta(min_length=1)] | None = None
     """External only: the APIs that the engine speaks by itself; None: those of `engine`."""
+    stream_usage: bool | None = None
+    """External only: whether the engine is asked for the usage of streams that is hidden from
+    clients who did not ask for it; None: as of `engine`. False is for one that tells everybody.
+    """
 
     @property
     def external(self) -> bool:

@@ -15,10 +15,12 @@ from gpustack_fast.backends import context_length, context_path_of
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.ask import Answer
 
-__all__ = ["ContextLength", "ask_context_length"]
+__all__ = ["ContextLength", "ask_context_length", "ask_until_told"]
 
 WITHIN = 3.0
 """Seconds for the answer. Nobody waits for it but a start, which takes longer."""
+PAUSES = (0.5, 1.0, 0.0)
+"""Seconds behind each try at an engine that has just come up."""
 AGAIN_AFTER = 30.0
 """Seconds until an engine is asked again that gave no answer: it may still load, or its key may
 be on its way.
@@ -46,6 +48,18 @@ async def ask_context_length(model: ModelConfig, ask: Ask) -> int | None:
         return context_length(msgspec.json.decode(answer.body), model.engine_name)
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+async def ask_until_told(model: ModelConfig, ask: Ask) -> int | None:
+    """As `ask_context_length`, of an engine that has just come up: it is asked again for a moment
+    where it gives no answer, and then does not tell.
+    """
+    for pause in PAUSES:
+        try:
+            return await ask_context_length(model, ask)
+        except OSError:
+            await asyncio.sleep(pause)
+    return None
 
 
 class ContextLength:

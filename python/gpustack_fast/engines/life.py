@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
 from gpustack_fast.engines.adoption import Adoption, Again, Refused
-from gpustack_fast.engines.context import ask_context_length
+from gpustack_fast.engines.context import ask_until_told
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.nap import Naps, Places
@@ -235,10 +235,7 @@ class Life:
     async def _learn_context_length(self, replica: Replica) -> None:
         """Keeps it as its engine tells it, before anybody gets to see it."""
         assert replica.instance is not None
-        try:
-            length = await ask_context_length(replica.model, replica.instance.ask)
-        except OSError:
-            length = None
+        length = await ask_until_told(replica.model, replica.instance.ask)
         self._set_context_length(replica, length)
 
     async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, Result]) -> Result:

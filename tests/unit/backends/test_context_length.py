@@ -17,7 +17,7 @@ def models(*entries: dict[str, Any]) -> dict[str, Any]:
     ("document", "length"),
     [
         (models({"id": "m", "max_model_len": 32768}), 32768),  # vLLM, SGLang
-        (models({"id": "m", "meta": {"n_ctx_train": 8192}}), 8192),  # llama.cpp
+        (models({"id": "m", "meta": {"n_ctx_train": 8192}}), None),  # an older llama.cpp
         (models({"id": "m", "meta": {"n_ctx": 4096, "n_ctx_train": 8192}}), 4096),
         ({"model_id": "m", "max_input_length": 512}, 512),  # text-embeddings-inference
         (models({"id": "m", "context_length": 200000}), 200000),

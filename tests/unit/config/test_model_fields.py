@@ -38,6 +38,7 @@ OF_SOMEBODY_ELSE_S = {
     "api_key_file",
     "served_name",
     "dialects",
+    "stream_usage",
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import context
 from gpustack_fast.engines.ask import Answer
-from gpustack_fast.engines.context import ContextLength, ask_context_length
+from gpustack_fast.engines.context import ContextLength, ask_context_length, ask_until_told
 
 VLLM = ModelConfig(
     name="m", backend="external", engine="vllm", urls=["unix:/x"], served_name="Org/M"
@@ -53,6 +53,24 @@ def test_an_answer_that_is_no_json_tells_nothing(body: bytes) -> None:
 @pytest.mark.parametrize("status", [404, 405, 501])
 def test_an_engine_without_the_path_is_not_asked_again(status: int) -> None:
     assert asyncio.run(ask_context_length(VLLM, Engine(Answer(status, b"")))) is None
+
+
+def test_one_that_has_just_come_up_is_asked_again_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(context, "PAUSES", (0.0, 0.0, 0.0))
+    engine = Engine(None)
+    assert asyncio.run(ask_until_told(VLLM, engine)) is None
+    assert len(engine.asked) == 3
+
+    class Late(Engine):
+        async def __call__(self, path: str) -> Answer:
+            self.answer = telling(7) if len(self.asked) == 1 else None
+            return await super().__call__(path)
+
+    late = Late(None)
+    assert asyncio.run(ask_until_told(VLLM, late)) == 7
+    assert len(late.asked) == 2
 
 
 def test_it_is_asked_once_and_again_when_it_comes_back_or_is_another() -> None:

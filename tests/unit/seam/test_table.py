@@ -98,6 +98,8 @@ def test_what_is_known_of_somebody_else_s_engine_follows_from_its_name(
     (instance,) = entry.instances
     assert (instance.idle_timeout, instance.cancel_lag) == (4, cancel_lag)
     assert external(engine=engine, dialects=["anthropic"]).dialects == ["anthropic"]
+    for asked in (True, False):
+        assert external(engine=engine, stream_usage=asked).stream_usage is asked
 
 
 def test_what_a_translated_conversation_becomes_follows_from_model_and_engine() -> None:

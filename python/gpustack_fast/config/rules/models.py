@@ -30,6 +30,7 @@ _EXTERNAL_ONLY = (
     "api_key_file",
     "served_name",
     "dialects",
+    "stream_usage",
 )
 _OURS_ONLY = (
     "source",
