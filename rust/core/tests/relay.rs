@@ -1146,3 +1146,30 @@ fn an_error_in_place_of_a_ranking_keeps_its_words_and_its_status() {
         assert!(response.text().contains(words), "{said}: {}", response.text());
     }
 }
+
+#[test]
+fn the_time_that_an_engine_asks_for_reaches_clients_of_every_row() {
+    const ERROR: &str = r#"{"error":{"message":"Busy.","code":429}}"#;
+    let engine = Engine::start(true, |_, mut stream| {
+        while read_request(&mut stream).is_some() {
+            let head = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length:";
+            write!(stream, "{head} {}\r\n\r\n{ERROR}", ERROR.len()).unwrap();
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    for path in ["/v1/chat/completions", "/v1/messages", "/v1/rerank", "/v1/responses"] {
+        for stream in ["true", "false"] {
+            let body = format!(
+                r#"{{"model":"m","stream":{stream},"max_tokens":1,"query":"q","documents":["a"],"messages":[{{"role":"user","content":"a"}}]}}"#
+            );
+            let mut client = plane.connect();
+            client.write(request(&body).replace("/v1/completions", path).as_bytes());
+            let response = client.response();
+            assert_eq!(
+                (response.status, response.field("retry-after")),
+                (429, Some("7")),
+                "{path}"
+            );
+        }
+    }
+}

@@ -37,7 +37,7 @@ fn body(data: &[u8], status: u16, dialect: Dialect, names: &[(String, String)]) 
     }
     match dialect {
         Dialect::OpenAi | Dialect::Responses => {
-            assert!(error["code"].is_string(), "a code that is no string")
+            assert!(error["code"].is_string(), "a code that is no string");
         }
         _ => assert!(error["type"].is_string() && error["message"].is_string()),
     }

@@ -156,6 +156,10 @@ fn a_call_that_names_no_tool_is_an_error() {
         let body = json!({"choices": [{"message": message, "finish_reason": "tool_calls"}]});
         let error = response(body.to_string().as_bytes(), &origin()).unwrap_err();
         assert!(error.message.contains("names no tool"), "{function}");
+        let cut = json!({"message": message, "finish_reason": "length"});
+        let cut = self::message(&cut, &json!({}));
+        assert_eq!(cut["content"], json!([{"type": "text", "text": ""}]), "{function}");
+        assert_eq!(cut["stop_reason"], "max_tokens");
     }
 }
 

@@ -394,8 +394,15 @@ fn a_chunk_in_the_form_of_a_whole_completion_is_read_unless_it_repeats_what_came
         (&json!("hi"), &json!({"a": 1}))
     );
     assert_eq!(alone.stop_reason, "tool_use");
-    let behind = message(&done(&[delta(json!({"content": "hi"})), whole]));
-    assert_eq!(behind.content, [json!({"type": "text", "text": "hi"})]);
+    let behind = message(&done(&[delta(json!({"content": "hi"})), whole.clone()]));
+    assert_eq!(behind.content.len(), 2, "the words once, and the call that was not said before");
+    assert_eq!(behind.content[1]["input"], json!({"a": 1}));
+    let called = self::call(0, json!("t"), json!("n"), json!("{\"a\":1}"));
+    let twice = message(&done(&[delta(json!({"content": "hi"})), called, whole.clone()]));
+    assert_eq!(twice.content.len(), 2);
+    let mut beside = whole;
+    beside["choices"][0]["delta"] = json!({});
+    assert_eq!(message(&done(&[beside])).content.len(), 2, "an empty delta beside it says nothing");
 }
 
 #[test]

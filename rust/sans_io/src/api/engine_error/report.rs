@@ -80,9 +80,8 @@ impl Report {
             .flatten();
         let code = text(&error["code"]).or_else(|| number(&error["code"]));
         let is_own = code.as_deref().is_some_and(|code| code.parse::<u16>().is_err());
-        let names_model = status == Some(404)
-            && !is_own
-            && message.as_deref().is_some_and(|message| lacks_model(message));
+        let names_model =
+            status == Some(404) && !is_own && message.as_deref().is_some_and(lacks_model);
         Self {
             message,
             param: text(&error["param"]),
@@ -280,7 +279,7 @@ pub(super) fn openai_code(status: u16) -> &'static str {
     }
 }
 
-/// Whether an engine's words say that it has no such model: vLLM's and SGLang's `The model ... does
+/// Whether an engine's words say that it has no such model: vLLM's and `SGLang`'s `The model ... does
 /// not exist`, llama.cpp's `model ... not found`.
 fn lacks_model(message: &str) -> bool {
     let said = message.to_ascii_lowercase();

@@ -34,8 +34,8 @@ pub fn response(body: &[u8], origin: &Origin) -> Result<Vec<u8>, TranslateError>
     let completion = completion(body)?;
     let choice = completion.choice().ok_or_else(no_completion)?;
     let words = words(choice.message)?;
-    let calls = calls(&words)?;
     let finish_reason = choice.finish_reason.and_then(word);
+    let calls = calls(&words, finish_reason.as_deref())?;
     if has_given_up(finish_reason.as_deref()) {
         return Err(TranslateError::new(GAVE_UP));
     }
@@ -67,18 +67,25 @@ pub(super) fn words(message: Raw<'_>) -> Result<Words<'_>, TranslateError> {
     Ok(words)
 }
 
-/// The calls in a whole completion's message.
-pub(super) fn calls(words: &Words<'_>) -> Result<Vec<CallPart>, TranslateError> {
+/// The calls in a whole completion's message. One that the limit of tokens has cut off before its name
+/// is left out.
+pub(super) fn calls(
+    words: &Words<'_>,
+    finish_reason: Option<&str>,
+) -> Result<Vec<CallPart>, TranslateError> {
     let mut calls = words.calls().ok_or_else(|| {
         TranslateError::new(format!(
             "The engine's response has more than {CALLS_MAX} tool calls, so it cannot be translated \
              into a Message."
         ))
     })?;
+    if finish_reason == Some("length") {
+        calls.retain(|call| call.name.is_some());
+    }
+    if calls.iter().any(|call| call.name.is_none()) {
+        return Err(TranslateError::new(NAMELESS));
+    }
     for call in &mut calls {
-        if call.name.is_none() {
-            return Err(TranslateError::new(NAMELESS));
-        }
         if let Some(arguments) = decoded_twice(&call.arguments) {
             call.arguments = arguments;
         }

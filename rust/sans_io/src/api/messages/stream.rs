@@ -12,7 +12,7 @@ use super::chat::{Choice, Completion, Spoken, Usage, Words, stop_reason};
 use super::error::TranslateError;
 use super::events;
 use super::finite::finite;
-use super::json::{decoded, inside, literal, object};
+use super::json::{decoded, inside, literal, object, word};
 use super::origin::Origin;
 use super::response::{GAVE_UP, NAMELESS, calls, completion, has_given_up, no_completion, words};
 
@@ -80,7 +80,8 @@ impl MessageStream {
         let completion = completion(body)?;
         let choice = completion.choice().ok_or_else(no_completion)?;
         let words = words(choice.message)?;
-        let calls = calls(&words)?;
+        let finish_reason = choice.finish_reason.and_then(word);
+        let calls = calls(&words, finish_reason.as_deref())?;
         self.has_choice = true;
         self.usage = completion.usage.and_then(Usage::read);
         self.start(out);
@@ -178,12 +179,12 @@ impl MessageStream {
         }
         self.start(out);
         let Some(choice) = chunk.choice() else { return };
-        // Some servers send their last chunk, or their only one, in the form of a whole completion.
-        // Behind other chunks it says the same once more.
-        let message = choice.message.filter(|_| self.blocks.is_empty());
         self.has_choice = true;
-        if let Some(delta) = choice.delta.or(message).and_then(object) {
+        if let Some(delta) = choice.delta.and_then(object) {
             self.delta(&delta, out);
+        }
+        if let Some(message) = choice.message.and_then(object) {
+            self.message(&message, out);
         }
         self.note_end(&choice);
     }
@@ -207,6 +208,10 @@ impl MessageStream {
 
     fn delta(&mut self, delta: &Words<'_>, out: &mut Vec<u8>) {
         self.speak(delta);
+        self.calls(delta, out);
+    }
+
+    fn calls(&mut self, delta: &Words<'_>, out: &mut Vec<u8>) {
         let calls = delta.calls();
         let too_many = calls.is_none();
         for (at, call) in calls.unwrap_or_default().into_iter().enumerate() {
@@ -219,6 +224,16 @@ impl MessageStream {
                 a time.",
                 out,
             );
+        }
+    }
+
+    /// Takes a chunk in the form of a whole completion: some servers send their last one so, or their
+    /// only one. Behind others its words say the same once more, and its calls where there are some.
+    fn message(&mut self, message: &Words<'_>, out: &mut Vec<u8>) {
+        if self.blocks.is_empty() {
+            self.delta(message, out);
+        } else if !self.blocks.has_call() {
+            self.calls(message, out);
         }
     }
 

@@ -305,7 +305,7 @@ mod tests {
             (r#"{"a":Nan}"#, r#"{"a":"#, false),
             (r#"{"a":--1}"#, r#"{"a":-"#, false),
             (r#"{"a":-infinity}"#, r#"{"a":-"#, false),
-            (r#"{NaN:1}"#, "{", false),
+            ("{NaN:1}", "{", false),
             (r#"{"a":01}"#, r#"{"a":0"#, false),
             (r#"{"a":1.}"#, r#"{"a":1."#, false),
             (r#"{"a" 1}"#, r#"{"a" "#, false),
