@@ -101,7 +101,7 @@ impl Arguments {
     fn accept(&mut self, piece: &str, out: &mut String) {
         let accepted = self.scan.feed(piece);
         self.given.add(accepted.written);
-        self.wrong.push_str(accepted.wrong);
+        self.wrong.push_str(&accepted.wrong);
         out.push_str(&accepted.text);
     }
 
@@ -138,11 +138,12 @@ impl Arguments {
         if self.is_whole() || self.is_empty() {
             return;
         }
+        let wrong = format!("{}{}", self.scan.withheld(), self.wrong);
         if is_all {
-            let text = std::mem::take(unsent) + &self.wrong;
+            let text = std::mem::take(unsent) + &wrong;
             *unsent = object_of(&text).into_owned();
         } else {
-            let member = format!("\"{INVALID_JSON}\":{}", literal(&self.wrong));
+            let member = format!("\"{INVALID_JSON}\":{}", literal(&wrong));
             unsent.push_str(&self.scan.rest(&member));
         }
     }
@@ -201,7 +202,7 @@ impl Reading {
     fn feed(&mut self, piece: &str) {
         let accepted = self.scan.feed(piece);
         self.text.push_str(&accepted.text);
-        self.wrong.push_str(accepted.wrong);
+        self.wrong.push_str(&accepted.wrong);
         self.given.add(accepted.written);
     }
 

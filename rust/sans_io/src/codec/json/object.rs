@@ -30,8 +30,9 @@ pub(crate) struct Accepted<'t> {
     pub(crate) text: Cow<'t, str>,
     /// The same as it was written.
     pub(crate) written: &'t str,
-    /// What comes from the first wrong byte on; empty where there is none.
-    pub(crate) wrong: &'t str,
+    /// What comes from the first wrong byte on, with what was withheld before it; empty where there is
+    /// none.
+    pub(crate) wrong: Cow<'t, str>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -49,10 +50,21 @@ enum State {
     Hex(Role, u8),
     Number(Number),
     Word(&'static [u8]),
-    /// Inside a word for a number that is none, of which nothing was given out.
-    Unreal(&'static [u8]),
+    /// Inside a word for a number that is none, of which nothing was given out: the word, and how many
+    /// of its bytes came.
+    Unreal(&'static str, usize),
     Whole,
     Broken,
+}
+
+impl State {
+    /// What was accepted in it and not given out.
+    fn withheld(self) -> &'static str {
+        match self {
+            Self::Unreal(word, came) => word.get(..came).unwrap_or_default(),
+            _ => "",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,7 +91,7 @@ impl ObjectScan {
         if self.state == State::Start {
             at = piece.len() - piece.trim_start_matches([' ', '\n', '\r', '\t']).len();
         }
-        let mut text = Cow::Borrowed("");
+        let (mut text, was_broken) = (Cow::Borrowed(""), self.is_broken());
         if self.owes_minus && !piece.is_empty() {
             self.owes_minus = false;
             if bytes[0] != b'I' {
@@ -110,13 +122,13 @@ impl ObjectScan {
             self.state = self.next(byte);
             match (before, self.state) {
                 (_, State::Broken) => self.before_break = before,
-                (State::Unreal(_), State::Unreal(_)) => at += 1,
-                (State::Unreal(_), _) => {
+                (State::Unreal(..), State::Unreal(..)) => at += 1,
+                (State::Unreal(..), _) => {
                     at += 1;
                     start = at;
                     text += "null";
                 }
-                (_, State::Unreal(_)) => {
+                (_, State::Unreal(..)) => {
                     // The minus of `-Infinity` is one of those that are left out.
                     let minus = usize::from(before == State::Number(Number::Minus) && at > 0);
                     text += piece.get(start..at - minus).unwrap_or_default();
@@ -126,16 +138,27 @@ impl ObjectScan {
             }
         }
         match self.state {
-            State::Unreal(_) => {}
+            State::Unreal(..) => {}
             State::Number(Number::Minus) if at > start => {
                 self.owes_minus = true;
                 text += piece.get(start..at - 1).unwrap_or_default();
             }
-            State::Broken if matches!(self.before_break, State::Unreal(_)) => {}
+            State::Broken if matches!(self.before_break, State::Unreal(..)) => {}
             _ => text += piece.get(start..at).unwrap_or_default(),
         }
-        let wrong = if self.is_broken() { piece.get(at..).unwrap_or_default() } else { "" };
+        let wrong = match (self.is_broken(), was_broken) {
+            (false, _) => Cow::Borrowed(""),
+            (true, true) => Cow::Borrowed(piece),
+            (true, false) => {
+                Cow::Borrowed(self.before_break.withheld()) + piece.get(at..).unwrap_or_default()
+            }
+        };
         Accepted { text, written: piece.get(first..at).unwrap_or_default(), wrong }
+    }
+
+    /// What was accepted and not given out, since what follows decides what it is.
+    pub(crate) fn withheld(&self) -> &'static str {
+        if self.owes_minus { "-" } else { self.state.withheld() }
     }
 
     /// What makes an object of the text so far, with this member as its last one, in JSON.
@@ -157,7 +180,7 @@ impl ObjectScan {
             State::Number(Number::Minus) if self.owes_minus => "null",
             State::Number(number) if !number.may_end() => "0",
             State::Word(word) => std::str::from_utf8(word).unwrap_or_default(),
-            State::Value | State::Unreal(_) => "null",
+            State::Value | State::Unreal(..) => "null",
             _ => "",
         };
         rest.push_str(value);
@@ -194,14 +217,19 @@ impl ObjectScan {
         let in_array = self.open.last() == Some(&true);
         match (self.state, byte) {
             (State::Text(_) | State::Escape(_) | State::Hex(..), _) => self.in_text(byte),
-            (State::Number(Number::Minus), b'I') => State::Unreal(b"nfinity"),
+            (State::Number(Number::Minus), b'I') => State::Unreal("-Infinity", 2),
             (State::Number(number), _) => number.next(byte).map_or(State::Broken, State::Number),
             (State::Word([first]), _) if byte == *first => State::AfterValue,
             (State::Word([first, rest @ ..]), _) if byte == *first => State::Word(rest),
-            (State::Unreal([first]), _) if byte == *first => State::AfterValue,
-            (State::Unreal([first, rest @ ..]), _) if byte == *first => State::Unreal(rest),
+            (State::Unreal(word, came), _) if word.as_bytes().get(came) == Some(&byte) => {
+                if came + 1 < word.len() {
+                    State::Unreal(word, came + 1)
+                } else {
+                    State::AfterValue
+                }
+            }
             (state, b' ' | b'\n' | b'\r' | b'\t')
-                if !matches!(state, State::Word(_) | State::Unreal(_)) =>
+                if !matches!(state, State::Word(_) | State::Unreal(..)) =>
             {
                 state
             }
@@ -230,8 +258,8 @@ impl ObjectScan {
             b't' => State::Word(b"rue"),
             b'f' => State::Word(b"alse"),
             b'n' => State::Word(b"ull"),
-            b'N' => State::Unreal(b"aN"),
-            b'I' => State::Unreal(b"nfinity"),
+            b'N' => State::Unreal("NaN", 1),
+            b'I' => State::Unreal("Infinity", 1),
             b'-' => State::Number(Number::Minus),
             b'0' => State::Number(Number::Zero),
             b'1'..=b'9' => State::Number(Number::Integer),
@@ -356,7 +384,7 @@ mod tests {
             for end in ends {
                 let accepted = scan.feed(&text[begin..end]);
                 given += &accepted.text;
-                wrong += accepted.wrong;
+                wrong += &accepted.wrong;
                 begin = end;
             }
             if scan.is_whole() {
@@ -366,7 +394,10 @@ mod tests {
                 let made = given.clone() + &scan.rest(r#""X":1"#);
                 let value: Result<serde_json::Value, _> = serde_json::from_str(&made);
                 prop_assert!(value.is_ok_and(|value| value["X"] == 1), "{} of {}", made, text);
+                wrong += scan.withheld();
                 prop_assert!(text.ends_with(&wrong));
+                let taken = text[..text.len() - wrong.len()].trim_start_matches([' ', '\n', '\r', '\t']);
+                prop_assert_eq!(crate::api::messages::finite(taken.as_bytes()).map_or(taken.into(), |taken| String::from_utf8(taken).unwrap()), given, "nothing is lost");
             }
         }
     }
