@@ -213,7 +213,8 @@ impl Reading {
 
 /// Whole arguments as an object: an empty one where there are none.
 pub(super) fn object_of(arguments: &str) -> Cow<'_, str> {
-    if matches!(arguments.trim_matches(WHITE), "" | "null") {
+    let arguments = arguments.trim_start_matches(WHITE);
+    if matches!(arguments.trim_end_matches(WHITE), "" | "null") {
         return Cow::Borrowed("{}");
     }
     let mut scan = ObjectScan::default();
