@@ -222,7 +222,8 @@ pub(super) fn object_of(arguments: &str) -> Cow<'_, str> {
     if scan.is_whole() {
         return accepted.text;
     }
-    Cow::Owned(format!("{{\"{INVALID_JSON}\":{}}}", literal(arguments)))
+    let text = format!("{}{}{}", accepted.text, scan.withheld(), accepted.wrong);
+    Cow::Owned(format!("{{\"{INVALID_JSON}\":{}}}", literal(&text)))
 }
 
 /// The text in a JSON string that holds the arguments; None: they are plain.
