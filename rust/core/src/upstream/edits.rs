@@ -228,10 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn options_of_a_type_that_engines_refuse_stay_for_them_to_refuse() {
+        for options in ["true", "[]", "1", r#""include_usage""#] {
+            for stream in ["", r#","stream":false"#, r#","stream":true"#] {
+                let open = format!(r#"{{"model":"m","stream_options":{options}{stream}"#);
+                let (_, edits) = asking(open.as_bytes());
+                assert!(!matches!(edits.usage, UsageEdit::Made(_)), "{open}");
+                let (scan, edits) = asking(format!("{open}}}").as_bytes());
+                assert!(!matches!(edits.usage, UsageEdit::Made(_)), "{open}");
+                assert_eq!((edits.growth(), edits.waits_behind(&scan)), (Some(0), None));
+            }
+        }
+    }
+
+    #[test]
     fn the_options_of_a_request_without_a_stream_stay_as_they_are() {
-        for options in
-            ["null", "true", "[]", "{}", r#"{"include_usage":false}"#, r#""include_usage""#]
-        {
+        for options in ["null", "{}", r#"{"include_usage":false}"#] {
             for stream in ["", r#","stream":false"#, r#","stream":null"#] {
                 let open = format!(r#"{{"model":"m","stream_options":{options}{stream}"#);
                 let (scan, edits) = asking(open.as_bytes());
