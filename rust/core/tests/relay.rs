@@ -1044,7 +1044,8 @@ fn what_a_translated_frame_becomes_is_bounded_in_sum() {
     let engine = Engine::start(true, |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
             let values = vec!["1"; request.number("\"max_tokens\":") * 1_000].join(",");
-            let frames = format!("data: {{\"choices\":[{values}]}}\n\n{DONE}");
+            let choice = r#"{"delta":{"content":"a"},"finish_reason":"stop"}"#;
+            let frames = format!("data: {{\"choices\":[{choice},{values}]}}\n\n{DONE}");
             let answer = [STREAM_HEAD.as_bytes(), &chunk(frames.as_bytes()), b"0\r\n\r\n"].concat();
             if stream.write_all(&answer).is_err() {
                 return;

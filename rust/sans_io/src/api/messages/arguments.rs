@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 
-use super::json::literal;
+use super::json::{Text, literal};
 use crate::codec::json::object::ObjectScan;
 
 /// The member that says that arguments were no object.
@@ -222,8 +222,13 @@ pub(super) fn object_of(arguments: &str) -> Cow<'_, str> {
     if scan.is_whole() {
         return accepted.text;
     }
-    let text = format!("{}{}{}", accepted.text, scan.withheld(), accepted.wrong);
-    Cow::Owned(format!("{{\"{INVALID_JSON}\":{}}}", literal(&text)))
+    // Piece by piece: it may be long, and its memory is reckoned.
+    let mut made = format!("{{\"{INVALID_JSON}\":\"");
+    for piece in [&*accepted.text, scan.withheld(), &accepted.wrong] {
+        made.push_str(Text::written(piece).inside());
+    }
+    made.push_str("\"}");
+    Cow::Owned(made)
 }
 
 /// The text in a JSON string that holds the arguments; None: they are plain.
