@@ -117,7 +117,11 @@ def test_a_stream_of_a_response_that_the_engine_just_cuts_ends_with_an_error(
 ) -> None:
     response = last_words["/v1/responses"]
     assert b"response.completed" not in response.body
-    assert json.loads(response.events()[-1])["error"]["message"]  # what the openai SDK raises on
+    error, failed = (json.loads(event) for event in response.events()[-2:])
+    assert error["type"] == "error"
+    assert error["error"]["message"]  # what the openai SDK raises on
+    assert failed["type"] == "response.failed"  # what Codex reads
+    assert failed["response"]["error"]["message"] == error["message"]
 
 
 def test_no_last_word_names_the_engine(
